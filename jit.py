@@ -1,0 +1,1345 @@
+"""JiT, "Just image Transformers", in one file: a plain Vision Transformer on large pixel patches that generates images.
+
+Paper: "Back to Basics: Let Denoising Generative Models Denoise", Tianhong Li and Kaiming He, 2025, arXiv 2511.13720.
+Its point: images lie near a low-dimensional manifold; noise fills the whole space. A network of limited width can put
+out the clean image x, but not the noise eps, nor the velocity v = x - eps that contains it, once a patch has more
+numbers than the network has room for. So let the denoiser denoise: predict x.
+
+    python jit.py train                          ten built-in shapes, no download; minutes on a laptop CPU
+    python jit.py train --pred eps               the same, predicting the noise: see it fail
+    python jit.py sample runs/shapes-Ti-16-x     a sheet of pictures; --trajectory shows the way there
+    python jit.py eval runs/shapes-Ti-16-x       how good are they? FID, or rfd, which needs no download
+    python jit.py info                           the paper's table of models, computed
+
+Notation  t = 0 is noise, t = 1 is data. x image, eps noise, z = t x + (1 - t) eps what the network sees, v = x - eps.
+Shapes    B batch, C channels, H W height and width, p patch, N = (H/p)(W/p) tokens, D width, h heads, d = D/h,
+          r bottleneck, K in-context tokens.
+Contents  The method: 1 settings, 2 flow (Table 1), 3 network (Figure 3), 4 training step (Algorithm 1), 5 sampling
+          (Algorithm 2). Engineering from there: 6 shapes, 7 data, 8 metrics, 9 runs, 10 pictures and commands.
+
+Differences from the paper and its official code, github.com/LTH14/JiT:
+ 1. All nine prediction/loss pairs, pre-conditioning and the ablation ladder are switches; the code released has x/v.
+ 2. Attention is torch's own, in bf16 on CUDA; the official code multiplies queries and keys in fp32.
+ 3. The residual stream is fp32; the official one is bf16 until the in-context tokens join it.
+ 4. Guidance computes both halves in one forward, and no unconditional half where its weight is 0. Same result.
+ 5. The memory of the weight averages grows with the run until it is the official one, so short runs can use them.
+ 6. Noise is seeded per step and per image: a resumed run repeats itself, and an image does not depend on its batch.
+"""
+
+import argparse
+import collections
+import contextlib
+import copy
+import dataclasses
+import difflib
+import functools
+import hashlib
+import itertools
+import json
+import math
+import os
+import signal
+import sys
+import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. Settings
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Paper Table 9. Ti and S are ours, for a CPU and for a small GPU, with learning rates for small batches.
+MODELS = {
+    "Ti": dict(depth=4, width=128, heads=4, bottleneck=32, context_tokens=4, context_start=1, dropout=0.0, lr=2e-3),
+    "S": dict(depth=12, width=384, heads=6, bottleneck=64, context_tokens=16, context_start=4, dropout=0.0, lr=5e-4),
+    "B": dict(depth=12, width=768, heads=12, bottleneck=128, context_tokens=32, context_start=4, dropout=0.0),
+    "L": dict(depth=24, width=1024, heads=16, bottleneck=128, context_tokens=32, context_start=8, dropout=0.0),
+    "H": dict(depth=32, width=1280, heads=16, bottleneck=256, context_tokens=32, context_start=10, dropout=0.2),
+    "G": dict(depth=40, width=1664, heads=16, bottleneck=256, context_tokens=32, context_start=10, dropout=0.2),
+}
+
+
+def setting(default, help, type=None, choices=None, low=None):
+    """A dataclass field that knows its flag, --name VALUE (or --name / --no-name for a bool), and its lowest value."""
+    metadata = dict(help=help, type=type or default.__class__, choices=choices, low=low)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def numbers(text):
+    """For flags with several numbers: "0.1,1" -> (0.1, 1.0)."""
+    return tuple(float(word) for word in text.split(","))
+
+
+@dataclasses.dataclass
+class Settings:
+    """All that makes a run what it is; saved with it. None: as --model or the data says."""
+
+    data: str = setting("shapes", "shapes, cifar10, a folder of images, or an .npz file (arr_0 images, arr_1 labels)")
+    out: str = setting("", "run folder; the same command goes on with it (default: runs/DATA-MODEL-PATCH-PRED)")
+    model: str = setting("Ti/16", "Ti, S, B, L, H or G, a slash, and the side of a patch in pixels")
+    size: int = setting(64, "height and width of the images in pixels", low=1)
+    channels: int = setting(3, "3 for colour, 1 for grey", choices=(1, 3))
+    classes: int = setting(None, "number of classes; 0: unconditional (default: as many as the data has)", int, low=0)
+    # The flow
+    pred: str = setting("x", "what the network predicts", choices=("x", "eps", "v"))
+    loss: str = setting("v", "the space in which prediction and truth are compared", choices=("x", "eps", "v"))
+    precond: str = setting("none", "pre-conditioned x-prediction (Table 10)", choices=("none", "linear", "edm"))
+    t_law: str = setting("logit-normal", "how training times t are drawn", choices=("logit-normal", "uniform"))
+    mu: float = setting(-0.8, "mean of logit(t); lower is noisier (Table 3)")
+    sigma: float = setting(0.8, "standard deviation of logit(t)", low=0)
+    noise_scale: float = setting(None, "standard deviation of the noise (default: size / 256, but 1 at least)", float)
+    t_clip: float = setting(0.05, "what 1 - t (or t) is at least where it divides", low=1e-6)
+    # The network
+    patch: int = setting(None, "side of a patch in pixels", int, low=1)
+    depth: int = setting(None, "number of Transformer blocks", int, low=1)
+    width: int = setting(None, "numbers per token, D", int, low=1)
+    heads: int = setting(None, "attention heads", int, low=1)
+    bottleneck: int = setting(None, "rank r of the patch embedding; 0: a plain linear map (Figure 4)", int, low=0)
+    context_tokens: int = setting(None, "in-context class tokens; 0: none (Table 4)", int, low=0)
+    context_start: int = setting(None, "the block before which they join; blocks count from 0", int, low=0)
+    dropout: float = setting(None, "dropout in the middle half of the blocks", float, low=0)
+    rope: bool = setting(True, "rotary position embedding (Table 4)")
+    qk_norm: bool = setting(True, "normalised queries and keys (Table 4)")
+    norm: str = setting("rms", "RMSNorm or LayerNorm (Table 4)", choices=("rms", "layer"))
+    mlp: str = setting("swiglu", "SwiGLU or GELU (Table 4)", choices=("swiglu", "gelu"))
+    cls_loss: float = setting(0.0, "weight of the classification loss, in the paper about 100 (Table 11)", low=0)
+    # Training
+    steps: int = setting(3000, "training steps; raise it to go on with a finished run", low=1)
+    batch_size: int = setting(32, "images per step, over all GPUs and parts together", low=1)
+    accum: int = setting(1, "parts of a batch that each GPU computes one after the other, to save memory", low=1)
+    lr: float = setting(None, "learning rate (default: Ti 2e-3, S 5e-4, others 5e-5 * batch size / 256)", float, low=0)
+    warmup: int = setting(100, "steps in which the learning rate rises (the paper: 5 epochs)", low=0)
+    label_drop: float = setting(0.1, "share of images trained without class, which guidance needs", low=0)
+    ema1: float = setting(0.9999, "decay of the first average of the weights", low=0)
+    ema2: float = setting(0.9996, "decay of the second average of the weights", low=0)
+    flip: bool = setting(None, "mirror half of the images (default: all data but shapes)", bool)
+    seed: int = setting(0, "of weights, order of the data, and noise", low=0)
+    # The run
+    log_every: int = setting(50, "steps between two lines of log.jsonl", low=1)
+    save_every: int = setting(500, "steps between two checkpoints", low=1)
+    sample_every: int = setting(1000, "steps between two sheets of pictures", low=1)
+    cfg: float = setting(2.0, "guidance weight of these pictures", low=0)
+    workers: int = setting(min(8, os.cpu_count() or 1), "processes that decode images", low=0)
+    device: str = setting("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
+    compile: bool = setting(False, "torch.compile: a minute of waiting, then faster steps")
+    resume: bool = setting(False, "insist on going on: an error where --out holds no checkpoint")
+
+
+# A run may go on with other values of these; any other change is an error.
+CHANGEABLE = "out steps log_every save_every sample_every cfg workers device compile resume".split()
+
+
+@dataclasses.dataclass
+class Sampling:
+    """How images are drawn from a trained network (paper Table 9, last part)."""
+
+    n: int = setting(40, "number of images", low=1)
+    seed: int = setting(0, "image number i depends on this and on i alone", low=0)
+    cfg: float = setting(2.0, "weight w of classifier-free guidance; 1: none", low=0)
+    interval: tuple = setting((0.1, 1.0), "guidance acts for t between these two", numbers)
+    steps: int = setting(50, "steps from noise to data", low=1)
+    solver: str = setting("heun", "of the differential equation", choices=("heun", "euler"))
+    t_clip: float = setting(None, "what 1 - t is at least where it divides (default: as trained)", float, low=1e-6)
+    weights: str = setting("ema1", "trained weights, or one of their averages", choices=("raw", "ema1", "ema2"))
+    batch_size: int = setting(50, "images drawn at a time", low=1)
+    device: str = setting("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
+    compile: bool = setting(False, "torch.compile the network")
+
+
+class Stop(Exception):
+    """Ends the program: (one sentence, exit code). The code is 2 for a mistake of the user's, 1 for a run that failed."""
+
+
+def need(condition, sentence):
+    """Stop with exit code 2 unless the condition holds."""
+    if not condition:
+        raise Stop(sentence, 2)
+
+
+def check_lowest(s):
+    """Refuse numbers below what their field allows."""
+    for field in dataclasses.fields(s):
+        value, low = getattr(s, field.name), field.metadata["low"]
+        need(None in (value, low) or value >= low, f"--{field.name} must be {low} at least, not {value}.")
+
+
+def resolve(s):
+    """A copy of Settings with what is None taken from --model, and what cannot work refused."""
+    name, _, patch = s.model.partition("/")
+    need(name in MODELS and patch.isdecimal(), f"--model {s.model}: write one of {', '.join(MODELS)}, as in B/16.")
+    defaults = dict(patch=int(patch), noise_scale=max(1.0, s.size / 256), flip=s.data != "shapes")
+    defaults |= {"lr": 5e-5 * s.batch_size / 256} | MODELS[name]
+    s = dataclasses.replace(s, **{key: value for key, value in defaults.items() if getattr(s, key) is None})
+    s.out = s.out or f"runs/{Path(s.data).stem}-{name}-{s.patch}-{s.pred}"
+    check_lowest(s)
+    need(s.size % s.patch == 0, f"--size {s.size} is no multiple of the patch, {s.patch}.")
+    need(s.width % (4 * s.heads) == 0, f"--width {s.width} is no multiple of 4 * --heads; RoPE turns pairs on two axes.")
+    need(s.precond == "none" or s.pred == "x", f"--precond {s.precond} is for --pred x.")
+    joins = 0 < s.context_start < s.depth
+    need(joins or not s.context_tokens and not s.cls_loss, f"--context-start must be between 1 and {s.depth - 1}.")
+    return s
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists what there is.\n")
+
+    def add_settings(self, kind):
+        """One flag for each field of a dataclass."""
+        for field in dataclasses.fields(kind):
+            meta, default = field.metadata, field.default
+            help = meta["help"] + ("" if default in (None, "") else f" (default: {default})")
+            kinds = dict(type=meta["type"], choices=meta["choices"])
+            if meta["type"] is bool:
+                kinds = dict(action=argparse.BooleanOptionalAction)
+            self.add_argument("--" + field.name.replace("_", "-"), default=default, help=help, **kinds)
+
+
+def take(kind, args):
+    """The dataclass of these parsed flags."""
+    return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})
+
+
+def parse_flags(words=None):
+    """The command line: a command and its flags."""
+    parser = Parser(prog="jit.py", description="Train and sample a Just image Transformer.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", allow_abbrev=False, help="train a network, or go on with a run")
+    train.add_settings(Settings)
+    sample = commands.add_parser("sample", allow_abbrev=False, help="draw images with a trained network")
+    sample.add_argument("run", help="run folder or checkpoint file, of ours or of the official code")
+    sample.add_argument("--classes", default="", help="names or numbers, with commas; they take turns (default: all)")
+    sample.add_argument("--png-dir", help="write every image to this folder")
+    sample.add_argument("--npz", help="write all images to this file: arr_0 uint8 (n, H, W, C), arr_1 labels")
+    sample.add_argument("--trajectory", action="store_true", help="a strip and an animation from noise to image")
+    sample.add_settings(Sampling)
+    commands.add_parser("info", help="the paper's table of models, computed")
+    return parser.parse_args(words)
+
+
+ARGS = parse_flags() if __name__ == "__main__" else None  # torch takes seconds to import: help and typos need not wait
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn as nn  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from PIL import Image, ImageDraw, ImageOps  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. The flow: what is noised, and what is predicted (paper Section 3, Table 1)
+# ---------------------------------------------------------------------------------------------------------------------
+
+T_CLIP = 0.05  # the official t_eps: keeps 1 / (1 - t) at 20 or less
+
+
+def expand_like(t, x):
+    """View t (B,) as (B, 1, ..., 1), to multiply x (B, ...) sample by sample."""
+    return t.view(-1, *[1] * (x.dim() - 1))
+
+
+def sample_t(n, mu=-0.8, sigma=0.8, law="logit-normal", device=None):
+    """Draw n training times in (0, 1): logit(t) ~ N(mu, sigma^2), or t ~ U(0, 1) (paper Section 4.1, Table 3)."""
+    if law == "uniform":
+        return torch.rand(n, device=device)
+    return torch.sigmoid(mu + sigma * torch.randn(n, device=device))
+
+
+def interpolate(x, eps, t):
+    """z = t x + (1 - t) eps: noise at t = 0, data at t = 1 (paper Eq. 1). x, eps, z: (B, ...); t: (B,)."""
+    t = expand_like(t, x)
+    return t * x + (1 - t) * eps
+
+
+def convert(out, z, t, pred, clip=T_CLIP):
+    """Read a network output as x, eps or v, and return all three: {"x": ..., "eps": ..., "v": ...} (paper Table 1).
+
+    Two linear equations tie x, eps, v and z together, z = t x + (1 - t) eps and v = x - eps: whichever is predicted, the
+    others follow. out, z: (B, ...); t: (B,).
+    But the noise cannot be read off the image at t = 1, nor the image off the noise at t = 0; there we would divide by 0.
+    We divide by max(1 - t, clip), as the official code, and by max(t, clip), of which neither paper nor code speaks.
+    """
+    t = expand_like(t, z)
+    if pred == "x":
+        x = out
+        eps = (z - t * x) / (1 - t).clamp_min(clip)
+        v = (x - z) / (1 - t).clamp_min(clip)
+    elif pred == "eps":
+        eps = out
+        x = (z - (1 - t) * eps) / t.clamp_min(clip)
+        v = (z - eps) / t.clamp_min(clip)
+    else:
+        v = out
+        x = z + (1 - t) * v
+        eps = z - t * v
+    return {"x": x, "eps": eps, "v": v}
+
+
+def flow_loss(out, x, eps, t, pred, loss, clip=T_CLIP):
+    """Squared error in the loss space, one number per sample (B,): any of the nine combinations of Table 1.
+
+    The target takes the same road as the prediction: what a perfect network puts out is converted by the same formula
+    with the same clip. So a perfect network has loss 0 at every t.
+    """
+    z = interpolate(x, eps, t)
+    perfect = {"x": x, "eps": eps, "v": x - eps}[pred]
+    error = convert(out, z, t, pred, clip)[loss] - convert(perfect, z, t, pred, clip)[loss]
+    return error.square().flatten(1).mean(1)  # (B,)
+
+
+def precondition(out, z, t, kind):
+    """x_pred = c_skip z + c_out out: the network only corrects its input (paper Table 10: it hurts). Shapes as convert.
+
+    The EDM-style coefficients have sigma_t = (1 - t) / t and sigma_d = 0.5; here multiplied through by t, for t = 0.
+    """
+    if kind == "none":
+        return out
+    t = expand_like(t, z)
+    if kind == "linear":
+        return t * z + (1 - t) * out
+    sigma_d = 0.5
+    variance = (t * sigma_d) ** 2 + (1 - t) ** 2
+    return t * sigma_d**2 / variance * z + (1 - t) * sigma_d / variance.sqrt() * out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. The network: a Vision Transformer (paper Figure 3, Section 4.3), parameters named as in released checkpoints
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, in fp32 whatever comes in."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-6).to(x.dtype)
+
+
+def make_norm(s):
+    """RMSNorm, or DiT's LayerNorm, which leaves scale and shift to adaLN."""
+    return RMSNorm(s.width) if s.norm == "rms" else nn.LayerNorm(s.width, eps=1e-6, elementwise_affine=False)
+
+
+def modulate(x, shift, scale):
+    """adaLN: time and class decide on shift and scale, (B, 1, D), of all tokens x (B, N, D)."""
+    return x * (1 + scale) + shift
+
+
+class PatchEmbed(nn.Module):
+    """Patches to tokens, through a bottleneck of r numbers: images are low-dimensional, so little is lost (Figure 4)."""
+
+    def __init__(self, s):
+        super().__init__()
+        self.p = s.patch
+        self.proj1 = nn.Conv2d(s.channels, s.bottleneck, s.patch, s.patch, bias=False) if s.bottleneck else None
+        self.proj2 = nn.Conv2d(s.bottleneck, s.width, 1) if s.bottleneck else nn.Conv2d(s.channels, s.width, s.patch)
+
+    def forward(self, z):
+        B, C, H, W = z.shape
+        patches = z.reshape(B, C, H // self.p, self.p, W // self.p, self.p).permute(0, 2, 4, 1, 3, 5)
+        tokens = patches.reshape(B, -1, C * self.p**2)  # (B, N, C*p*p): now a convolution is a matrix product, and faster
+        if self.proj1 is not None:
+            tokens = F.linear(tokens, self.proj1.weight.flatten(1))  # (B, N, r)
+        return F.linear(tokens, self.proj2.weight.flatten(1), self.proj2.bias)  # (B, N, D)
+
+
+def unpatchify(tokens, p):
+    """Patches (B, N, p*p*C) to images (B, C, H, W). Here a patch is (row, column, channel); in PatchEmbed C is first."""
+    B, N, numbers = tokens.shape
+    side, C = math.isqrt(N), numbers // p**2
+    x = tokens.reshape(B, side, side, p, p, C).permute(0, 5, 1, 3, 2, 4)
+    return x.reshape(B, C, side * p, side * p)
+
+
+def position_embedding(side, width):
+    """ViT's fixed 2-D sin-cos embedding (1, N, D): first half of D the column, second the row, each [sin | cos]."""
+    frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angle = torch.arange(side, dtype=torch.float64)[:, None] * frequency
+    wave = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, D/2)
+    column = wave[None].expand(side, -1, -1)
+    row = wave[:, None].expand(-1, side, -1)
+    return torch.cat([column, row], dim=2).flatten(0, 1)[None].float()
+
+
+def rope_table(side, head_dim, context_tokens):
+    """cos and sin (K + N, d) of two-axis RoPE: the first half of a head turns with the row, the second with the column.
+
+    In-context tokens have no place in the image: they come first, with angle 0, and do not turn.
+    """
+    axis_dim = head_dim // 2
+    frequency = 10000.0 ** -(torch.arange(0, axis_dim, 2).float() / axis_dim)
+    angle = torch.arange(side).float()[:, None] * frequency
+    angle = angle.repeat_interleave(2, dim=1)  # (side, d/2): the two numbers of a pair turn together
+    row = angle[:, None].expand(-1, side, -1)
+    column = angle[None].expand(side, -1, -1)
+    angle = F.pad(torch.cat([row, column], dim=2).flatten(0, 1), (0, 0, context_tokens, 0))
+    return angle.cos(), angle.sin()
+
+
+def rotate(x, cos, sin):
+    """Turn every pair (a, b) in x (B, h, N, d) by its angle: q . k then depends on the offset between tokens only."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack([-b, a], dim=-1).flatten(-2) * sin
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens, queries and keys normalised, then rotated."""
+
+    def __init__(self, s, dropout):
+        super().__init__()
+        self.heads = s.heads
+        self.q_norm = RMSNorm(s.width // s.heads) if s.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(s.width // s.heads) if s.qk_norm else nn.Identity()
+        self.qkv = nn.Linear(s.width, 3 * s.width)
+        self.proj = nn.Linear(s.width, s.width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, rope):
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, h, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, h, N, d) each: tokens attend to tokens, not heads to heads
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope).to(v.dtype), rotate(k, *rope).to(v.dtype)
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, h, N, d)
+        return self.dropout(self.proj(x.transpose(1, 2).flatten(2)))  # (B, N, D)
+
+
+class MLP(nn.Module):
+    """SwiGLU, w3(silu(a) * b) with a, b = w12(x), or plain w3(gelu(w12(x)))."""
+
+    def __init__(self, s, dropout):
+        super().__init__()
+        self.gated = s.mlp == "swiglu"
+        hidden = int(4 * s.width * 2 / 3) if self.gated else 4 * s.width  # 2/3: three matrices for the price of two
+        self.w12 = nn.Linear(s.width, 2 * hidden if self.gated else hidden)
+        self.w3 = nn.Linear(hidden, s.width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        x = self.w12(x)
+        if self.gated:
+            a, b = x.chunk(2, dim=-1)
+            x = F.silu(a) * b
+        else:
+            x = F.gelu(x)
+        return self.w3(self.dropout(x))
+
+
+class Block(nn.Module):
+    """Transformer block with adaLN-Zero: its gates start at 0, so the block starts as the identity."""
+
+    def __init__(self, s, dropout):
+        super().__init__()
+        self.norm1 = make_norm(s)
+        self.attn = Attention(s, dropout)
+        self.norm2 = make_norm(s)
+        self.mlp = MLP(s, dropout)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(s.width, 6 * s.width))
+
+    def forward(self, x, c, rope):
+        """x: (B, N, D) tokens; c: (B, 1, D) time and class; rope: the table's rows for these tokens, or None."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=-1)  # (B, 1, D) each
+        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
+        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class FinalLayer(nn.Module):
+    """Tokens to patches: norm, adaLN without gate, one linear map, which starts at 0."""
+
+    def __init__(self, s):
+        super().__init__()
+        self.norm_final = make_norm(s)
+        self.linear = nn.Linear(s.width, s.patch**2 * s.channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(s.width, 2 * s.width))
+
+    def forward(self, x, c):
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))  # (B, N, p*p*C)
+
+
+def time_features(t):
+    """t (B,) in [0, 1], not scaled up, as 128 cosines and 128 sines (B, 256)."""
+    angle = t[:, None] * 10000.0 ** -(torch.arange(128, device=t.device).float() / 128)
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+class JiT(nn.Module):
+    """Just image Transformer: noisy image, time and class in, an image-shaped prediction out (paper Figure 3)."""
+
+    def __init__(self, s):
+        """s: Settings from resolve(), with classes set."""
+        super().__init__()
+        self.s, side = s, s.size // s.patch
+        time_mlp = nn.Sequential(nn.Linear(256, s.width), nn.SiLU(), nn.Linear(s.width, s.width))
+        self.t_embedder = nn.ModuleDict({"mlp": time_mlp})
+        self.y_embedder = nn.ModuleDict({"embedding_table": nn.Embedding(s.classes + 1, s.width)})  # last: "no class"
+        self.x_embedder = PatchEmbed(s)
+        self.pos_embed = nn.Parameter(position_embedding(side, s.width), requires_grad=False)
+        if s.context_tokens:
+            self.in_context_posemb = nn.Parameter(torch.empty(1, s.context_tokens, s.width))
+        for name, table in zip(["rope_cos", "rope_sin"], rope_table(side, s.width // s.heads, s.context_tokens)):
+            self.register_buffer(name, table, persistent=False)
+        middle = range(s.depth // 4, s.depth // 4 * 3)
+        self.blocks = nn.ModuleList([Block(s, s.dropout if i in middle else 0.0) for i in range(s.depth)])
+        self.final_layer = FinalLayer(s)
+        self.cls_head = nn.Linear(s.width, s.classes) if s.cls_loss else None
+        self.initialize()
+
+    def initialize(self):
+        """Xavier-uniform matrices and small embeddings; zeros where they make a block the identity, or the output 0."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.xavier_uniform_(module.weight.data.flatten(1))  # a view: a convolution counts as a matrix
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        small = [self.y_embedder["embedding_table"], self.t_embedder["mlp"][0], self.t_embedder["mlp"][2]]
+        for weight in [module.weight for module in small] + [getattr(self, "in_context_posemb", torch.empty(0))]:
+            nn.init.normal_(weight, std=0.02)
+        for module in [*self.blocks, self.final_layer]:
+            nn.init.zeros_(module.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+
+    def rope(self, with_context):
+        """The rotation table for image tokens, after in-context tokens or without; None if RoPE is off."""
+        first = 0 if with_context else self.s.context_tokens
+        return (self.rope_cos[first:], self.rope_sin[first:]) if self.s.rope else None
+
+    def forward(self, z, t, y, return_logits=False):
+        """z: (B, C, H, W); t: (B,); y: (B,) class numbers, s.classes for "no class" -> the prediction (B, C, H, W).
+
+        With return_logits also class scores (B, classes) for the loss of Table 11, or None without that loss. The blocks
+        below its head are not told the class, which they are to find.
+        """
+        time = self.t_embedder["mlp"](time_features(t))[:, None]  # (B, 1, D)
+        label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
+        x = self.x_embedder(z) + self.pos_embed  # (B, N, D)
+        logits = None
+        for i, block in enumerate(self.blocks):
+            if i == self.s.context_start and self.cls_head is not None:
+                logits = self.cls_head(x.mean(dim=1))  # (B, classes)
+            if i == self.s.context_start and self.s.context_tokens:
+                x = torch.cat([label + self.in_context_posemb, x], dim=1)  # (B, K + N, D)
+            joined = i >= self.s.context_start
+            c = time + label if joined or self.cls_head is None else time
+            x = block(x, c, self.rope(joined))
+        x = self.final_layer(x[:, self.s.context_tokens :], time + label)  # (B, N, p*p*C)
+        x = unpatchify(x, self.s.patch)  # (B, C, H, W)
+        return (x, logits) if return_logits else x
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. The training step (paper Algorithm 1)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def autocast(device):
+    """bf16 matrix products on CUDA, fp32 elsewhere. Conversions and loss are outside of it, always in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def training_loss(net, x, y, s):
+    """Noise a batch, have the network denoise it, compare. x: (B, C, H, W) in [-1, 1]; y: (B,) class numbers.
+
+    Returns the scalar to descend, and for the log the flow loss (B,) and the time t (B,) of each image.
+    """
+    t = sample_t(len(x), s.mu, s.sigma, s.t_law, x.device)
+    eps = s.noise_scale * torch.randn_like(x)
+    z = interpolate(x, eps, t)
+    dropped = torch.rand(len(y), device=y.device) < s.label_drop  # these teach the field without class, for guidance
+    with autocast(x.device):
+        out, logits = net(z, t, torch.where(dropped, s.classes, y), return_logits=True)
+    out = precondition(out.float(), z, t, s.precond)
+    flow = flow_loss(out, x, eps, t, s.pred, s.loss, s.t_clip)
+    total = flow.mean()
+    if logits is not None:  # the paper adds it to the SUM of squares over an image; ours is their mean
+        total = total + s.cls_loss / x[0].numel() * F.cross_entropy(logits.float(), y)
+    return total, flow.detach(), t
+
+
+EMA_WINDOW = {"ema1": 9, "ema2": 36}
+
+
+@torch.no_grad()
+def update_average(average, parameters, decay, window, step):
+    """average <- d average + (1 - d) parameters, in place, for lists of tensors.
+
+    The paper's d = 0.9999 remembers 10,000 steps; in a shorter run that is mostly the random start. Until then we take
+    d = 1 - window / (window + step): a memory of the last 1 / window of the run, as EDM2's power-function average.
+    """
+    decay = min(decay, 1 - window / (window + step))
+    torch._foreach_lerp_(average, parameters, 1 - decay)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. Sampling (paper Algorithm 2)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def integrate(velocity, z, steps=50, solver="heun"):
+    """Solve dz/dt = v(z, t) from noise at t = 0 to data at t = 1; yield (t, z, x_pred) before every step and at the end.
+
+    velocity: a function (z, t: float) -> v, of the shape of z. x_pred = z + (1 - t) v: where the tangent at z meets t = 1.
+    Heun takes the mean of the slopes at both ends of a step. The last step is Euler's, since v is worst known at t = 1:
+    2 * steps - 1 evaluations in all.
+    """
+    for i in range(steps):
+        t, t_next = i / steps, (i + 1) / steps
+        v = velocity(z, t)
+        yield t, z, z + (1 - t) * v
+        if solver == "heun" and i < steps - 1:
+            v = (v + velocity(z + (t_next - t) * v, t_next)) / 2
+        z = z + (t_next - t) * v
+    yield 1.0, z, z
+
+
+def guided_velocity(net, y, s, sampling):
+    """The function (z, t) -> v that `integrate` follows: v_none + w (v_class - v_none), for classes y (B,).
+
+    Guidance acts inside the open interval (paper Section 4.4); both halves then share one forward. Outside, w = 1 and
+    v_class alone is enough.
+    """
+    clip = s.t_clip if sampling.t_clip is None else sampling.t_clip
+    low, high = sampling.interval
+
+    def velocity(z, t):
+        guided = sampling.cfg != 1 and s.classes > 1 and (low < t or low == 0) and t < high
+        labels = y
+        if guided:
+            z, labels = torch.cat([z, z]), torch.cat([y, torch.full_like(y, s.classes)])
+        time = torch.full((len(z),), t, device=z.device)
+        with autocast(z.device):
+            out = net(z, time, labels)
+        out = precondition(out.float(), z, time, s.precond)
+        v = convert(out, z, time, s.pred, clip)["v"]
+        if guided:
+            v_class, v_none = v.chunk(2)
+            v = v_none + sampling.cfg * (v_class - v_none)
+        return v
+
+    return velocity
+
+
+def mix_seed(*numbers):
+    """One seed from several numbers, such that none of their combinations share a stream of randomness."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def denoise(net, y, s, sampling, first=0):
+    """From noise to images of classes y (B,), numbered first, first + 1, ...: the generator of `integrate`."""
+    generators = [torch.Generator().manual_seed(mix_seed(sampling.seed, first + i)) for i in range(len(y))]
+    noise = torch.stack([torch.randn(s.channels, s.size, s.size, generator=generator) for generator in generators])
+    velocity = guided_velocity(net, y, s, sampling)
+    return integrate(velocity, s.noise_scale * noise.to(y.device), sampling.steps, sampling.solver)
+
+
+def sample_images(net, y, s, sampling):
+    """Yield batches of finished images (B, C, H, W), uint8, one image for each class number in y (n,)."""
+    for first in range(0, len(y), sampling.batch_size):
+        for _, _, x in denoise(net, y[first : first + sampling.batch_size], s, sampling, first):
+            pass  # the last x is the image
+        yield to_uint8(x)
+
+
+def to_uint8(x):
+    """[-1, 1] to 0 ... 255, rounded, as the official code writes images; they are clipped here and nowhere before."""
+    return ((x.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# That was the method. Engineering from here.
+# ---------------------------------------------------------------------------------------------------------------------
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 6. Built-in data: ten shapes, drawn as they are needed
+# ---------------------------------------------------------------------------------------------------------------------
+
+SHAPES = ["disc", "ring", "triangle", "square", "star", "heart", "cross", "moon", "flower", "gear"]
+FACTORS = {  # all that varies within a class, so that each class is a manifold of seven dimensions
+    "x": (-0.15, 0.15),  # the centre; a picture reaches from -1 to 1, y points down
+    "y": (-0.15, 0.15),
+    "size": (0.54, 0.72),  # half the width, roughly
+    "angle": (-0.31, 0.31),  # 18 degrees either way
+    "hue": (0.0, 1.0),  # both hues are circles: 0 and 1 are the same colour
+    "background_hue": (0.0, 1.0),
+    "background_brightness": (0.5, 0.85),
+}
+FIELD_REACH = 1.8  # a distance field covers [-1.8, 1.8]^2, its shape about [-1, 1]^2
+FIELD_SIZE = 192
+ROUNDING = 0.06
+
+
+def random_factors(n, device=None):
+    """Draw factors (n, 7), each uniform in its range."""
+    low, high = torch.tensor(list(FACTORS.values()), device=device).unbind(1)
+    return low + (high - low) * torch.rand(n, len(FACTORS), device=device)
+
+
+def shape_outlines():
+    """One list of polygons per shape, in the complex plane (y points down); a polygon inside another is a hole."""
+    angle = torch.arange(120) * (math.tau / 120)
+
+    def curve(radius):  # radius as a function of the angle from the top
+        return torch.polar(radius * torch.ones(120), angle - math.tau / 4)
+
+    def corners(*radii):  # straight lines between points at these radii, evenly spaced in angle, the first at the top
+        return torch.polar(torch.tensor(radii), torch.arange(len(radii)) * (math.tau / len(radii)) - math.tau / 4)
+
+    quarter_cross = torch.tensor([0.3 - 0.9j, 0.3 - 0.3j, 0.9 - 0.3j])
+    heart = torch.complex(16 * angle.sin() ** 3, 5 * (2 * angle).cos() + 2 * (3 * angle).cos() - 13 * angle.cos()) / 17
+    arc = torch.polar(torch.full((80,), 0.95), torch.linspace(0.9, math.tau - 0.9, 80))
+    tip = arc.real.max()
+    inner = torch.complex(tip + 0.3 * (arc.real - tip), arc.imag).flip(0)
+    outlines = {
+        "disc": [curve(0.85)],
+        "ring": [curve(0.9), curve(0.5)],
+        "triangle": [corners(1.05, 1.05, 1.05) + 0.2j],
+        "square": [corners(1.05, 1.05, 1.05, 1.05) * (0.5 + 0.5j) * math.sqrt(2)],
+        "star": [corners(*[1.0, 0.4] * 5)],
+        "heart": [heart],
+        "cross": [torch.cat([quarter_cross * 1j**k for k in range(4)])],
+        "moon": [torch.cat([arc, inner])],
+        "flower": [curve(0.7 + 0.24 * (5 * angle).cos()), curve(0.38), curve(0.18)],
+        "gear": [curve(0.8 + 0.14 * (3 * (8 * angle).cos()).clamp(-1, 1)), curve(0.4)],
+    }
+    return [outlines[name] for name in SHAPES]
+
+
+@functools.cache
+def distance_fields(device):
+    """Signed distance to each outline on a grid, negative inside: (10, 1, R, R), computed once."""
+    axis = torch.linspace(-FIELD_REACH, FIELD_REACH, FIELD_SIZE)
+    point = torch.complex(axis[None, :], axis[:, None])  # (R, R)
+    fields = []
+    for polygons in shape_outlines():
+        distance = torch.full_like(point.real, math.inf)
+        inside = torch.zeros_like(distance, dtype=torch.bool)
+        for start, end in [edge for polygon in polygons for edge in zip(polygon, polygon.roll(-1))]:
+            along = ((point - start) / (end - start)).real.clamp(0, 1)
+            distance = torch.minimum(distance, (point - start - along * (end - start)).abs())
+            crossing = start.real + (point.imag - start.imag) * ((end - start).real / (end - start).imag)
+            inside ^= ((start.imag > point.imag) != (end.imag > point.imag)) & (point.real < crossing)
+        fields.append(torch.where(inside, -distance, distance) - ROUNDING)
+    return torch.stack(fields)[:, None].to(device)
+
+
+def rainbow(hue, saturation):
+    """A smooth circle of colours: hue (B, 1, 1) in turns -> RGB (B, 3, 1, 1) of one mean brightness, 0.5."""
+    phase = torch.stack([hue, hue - 1 / 3, hue + 1 / 3], 1)
+    return 0.5 + 0.5 * saturation * (math.tau * phase).cos()
+
+
+def render_shapes(labels, factors, size):
+    """Draw one picture for each label (B,) and row of factors (B, 7): (B, 3, size, size) in [-1, 1]."""
+    x, y, scale, angle, hue, back_hue, back_light = factors[..., None, None].unbind(1)  # (B, 1, 1) each
+    fields = distance_fields(factors.device)[labels]  # (B, 1, R, R)
+    axis = (torch.arange(size, device=factors.device) + 0.5) * (2 / size) - 1
+
+    def distance(shift):  # to the outline, in picture units, looked up a little further from the light (top left)
+        right, down = axis[None, :] - x + shift, axis[:, None] - y + shift  # (B, 1, S), (B, S, 1)
+        u, v = right * angle.cos() + down * angle.sin(), down * angle.cos() - right * angle.sin()
+        grid = torch.stack([u, v], -1) / (scale * FIELD_REACH)[..., None]
+        return scale * F.grid_sample(fields, grid, padding_mode="border", align_corners=True)[:, 0]  # (B, S, S)
+
+    def height(distance):
+        return (-distance / 0.12).clamp(0, 1)
+
+    paint = torch.sigmoid(-distance(0) * size * 1.5)[:, None]
+    slope = (height(distance(0.03)) - height(distance(-0.03)))[:, None]
+    shadow = torch.sigmoid(-distance(-0.07) * 22)[:, None]
+    face = rainbow(hue, 0.85) * 1.1
+    face = face + 0.45 * slope * torch.where(slope > 0, 1 - face, face)
+    back = back_light[:, None] * (rainbow(back_hue, 0.3) + 0.5) * (1 - 0.4 * shadow)
+    return (back + paint * (face - back)).clamp(0, 1) * 2 - 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 7. Data: a folder of images, an .npz file, CIFAR-10
+# ---------------------------------------------------------------------------------------------------------------------
+
+IMAGE_TYPES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+MEMORY_LIMIT = 4 * 2**30  # bytes; sets with more pixels are read from disk again and again
+CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # the version without pickles
+CIFAR_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+
+@dataclasses.dataclass
+class Data:
+    """A data set: the names of its classes (none: unconditional) and each image's class, and its pixels or its file."""
+
+    names: list
+    labels: torch.Tensor = None  # (n,) int64; None: drawn as they are needed, without end
+    pixels: torch.Tensor = None  # (n, C, S, S) uint8, if they fit into memory
+    files: list = None  # else their paths
+
+
+def crop(image, size, channels):
+    """PIL image of any mode -> uint8 (C, size, size): upright, on white, ADM's centre crop as in the official code."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB" if channels == 3 else "L")
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    pixels = np.array(image.crop((left, top, left + size, top + size)))  # (S, S, 3) or (S, S)
+    return torch.from_numpy(pixels.reshape(size, size, channels)).permute(2, 0, 1)
+
+
+def decode(path, size, channels):
+    """The pixels of an image file, uint8 (C, size, size); None, and a line that says so, if they cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return crop(image, size, channels)
+    except Exception as error:  # broken files raise nearly anything
+        tqdm.write(f"skipped {path}: {error}", file=sys.stderr)
+        return None
+
+
+def open_folder(root, s):
+    """FOLDER/CLASS/**/IMAGE, or FOLDER/IMAGE for unconditional data; in sorted order, so numbers keep their meaning."""
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_TYPES and path.name[0] != ".")
+    need(paths, f"{root} holds no images; lay them out as {root}/CLASS/*.jpg, or {root}/*.jpg if there are no classes.")
+    nested = [path for path in paths if path.parent != root]
+    if nested and len(nested) < len(paths):
+        print(f"{len(paths) - len(nested)} images in {root} itself have no class and are left out", file=sys.stderr)
+    class_of = [path.relative_to(root).parts[0] for path in nested] or [""] * len(paths)
+    names = sorted(set(class_of))
+    split = "train" in names and set(names) <= {"train", "val", "test"}
+    need(not split, f"{root} is split into {', '.join(names)}: give one of them, such as {root / 'train'}.")
+    labels = torch.tensor([names.index(name) for name in class_of])
+    names, paths = (names, nested) if nested else ([], paths)
+    if len(paths) * s.channels * s.size**2 > MEMORY_LIMIT:
+        return Data(names, labels, files=paths)
+    with ThreadPoolExecutor(s.workers) as pool:
+        images = pool.map(lambda path: decode(path, s.size, s.channels), paths)
+        images = list(tqdm(images, "decoding", len(paths), unit="image", leave=False))
+    good = [i for i, image in enumerate(images) if image is not None]
+    need(good, f"none of the {len(paths)} files in {root} can be read as an image.")
+    if len(good) < len(paths):
+        print(f"{len(paths) - len(good)} of {len(paths)} files in {root} were skipped", file=sys.stderr)
+    return Data(names, labels[good], torch.stack([images[i] for i in good]))
+
+
+def from_arrays(images, labels, names, s):
+    """uint8 images (n, H, W, C) or (n, H, W) of any size and class numbers (n,) -> Data in memory."""
+    if images.shape[1:] == (s.size, s.size, s.channels):
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    else:
+        pixels = torch.stack([crop(Image.fromarray(image.squeeze()), s.size, s.channels) for image in images])
+    return Data(names, torch.from_numpy(labels).long(), pixels)
+
+
+def open_npz(path, s):
+    """The format of ADM's evaluation suite: arr_0 uint8 (n, H, W, C) and, if there are classes, arr_1 (n,)."""
+    try:
+        with np.load(path) as file:
+            images, labels = file["arr_0"], file["arr_1"] if "arr_1" in file else None
+    except Exception as error:
+        raise Stop(f"{path} cannot be read as an .npz file with arr_0: {error}", 2) from error
+    good = images.dtype == np.uint8 and images.ndim in (3, 4) and len(images) and images[0].size
+    need(good, f"{path}: arr_0 must be uint8 (n, H, W, C), not {images.dtype} {images.shape}.")
+    if labels is None:
+        return from_arrays(images, np.zeros(len(images)), [], s)
+    good = labels.shape == (len(images),) and labels.dtype.kind in "iu" and labels.min() >= 0
+    need(good, f"{path}: arr_1 must hold a class number for each image, whole and not negative.")
+    return from_arrays(images, labels.astype(np.int64), [str(i) for i in range(labels.max() + 1)], s)
+
+
+def open_cifar10(s):
+    """Download once into torch.hub's cache, checked; a record is a label and 3072 bytes: red, green, blue."""
+    path = Path(torch.hub.get_dir()) / "cifar-10-binary.tar.gz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(CIFAR_URL, str(path), hash_prefix=CIFAR_SHA256)
+        except Exception as error:
+            raise Stop(f"the download failed ({error}); get {CIFAR_URL} otherwise and save it as {path}.", 2) from error
+    with tarfile.open(path) as archive:
+        files = [archive.extractfile(f"cifar-10-batches-bin/data_batch_{i}.bin").read() for i in range(1, 6)]
+    records = np.frombuffer(b"".join(files), np.uint8).reshape(-1, 3073)
+    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (50000, 32, 32, 3)
+    return from_arrays(np.ascontiguousarray(images), records[:, 0].astype(np.int64), CIFAR_CLASSES, s)
+
+
+def open_data(s):
+    """The data set that --data names."""
+    path = Path(s.data)
+    if s.data == "shapes":
+        return Data(SHAPES)
+    if s.data == "cifar10":
+        return open_cifar10(s)
+    if path.is_dir():
+        return open_folder(path, s)
+    need(path.suffix == ".npz" and path.is_file(), f"--data {path}: no such folder or .npz file (nor shapes or cifar10).")
+    return open_npz(path, s)
+
+
+def draw_shapes(y, s):
+    """Pictures (B, C, size, size) of the shapes y (B,), with random factors."""
+    x = render_shapes(y, random_factors(len(y), y.device), s.size)
+    return x if s.channels == 3 else x.mean(1, keepdim=True)
+
+
+@functools.lru_cache(maxsize=2)  # a batch can span two epochs
+def shuffled(n, seed, epoch):
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def indices_at(places, n, seed):
+    """Which images stand at these places of the endless row of epochs, each of them shuffled anew."""
+    return [int(shuffled(n, seed, place // n)[place % n]) for place in places]
+
+
+def stream(data, lists, s):
+    """Decode the images of each list of indices, a few batches ahead, in threads: PIL works outside of Python's lock.
+
+    Yields (pixels, indices); a broken file is replaced by a good one of its batch.
+    """
+    with ThreadPoolExecutor(s.workers) as pool:
+        waiting = collections.deque()
+        for indices in itertools.chain(lists, [None] * 4):
+            if indices is not None:
+                jobs = [pool.submit(decode, data.files[i], s.size, s.channels) for i in indices]
+                waiting.append((jobs, indices))
+            if len(waiting) > 4 or indices is None and waiting:
+                jobs, indices = waiting.popleft()
+                good = [(job.result(), i) for job, i in zip(jobs, indices) if job.result() is not None]
+                need(good, "a whole batch of images could not be read.")
+                pixels, indices = zip(*(good[i % len(good)] for i in range(len(jobs))))
+                yield torch.stack(pixels), list(indices)
+
+
+def training_batches(data, s, steps, parts, device):
+    """Yield (x, y) for each part of each step: x (b, C, S, S) in [-1, 1] and y (b,) on the device.
+
+    Which images depends on seed, step and part only; what is random about them, on the generator the loop seeds.
+    """
+    b = s.batch_size // count_parts(s)
+    if data.labels is None:
+        for _ in range(len(steps) * len(parts)):
+            y = torch.randint(s.classes, (b,), device=device)
+            yield draw_shapes(y, s), y
+        return
+    starts = [step * s.batch_size + part * b for step in steps for part in parts]
+    lists = (indices_at(range(start, start + b), len(data.labels), s.seed) for start in starts)
+    if data.files is None:
+        batches = ((data.pixels[indices], indices) for indices in lists)
+    else:
+        batches = stream(data, lists, s)
+    for pixels, indices in batches:
+        x = pixels.to(device, non_blocking=True).float() / 127.5 - 1
+        if s.flip:
+            x = torch.where(torch.rand(b, 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
+        yield x, data.labels[indices].to(device, non_blocking=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 9. Runs: the training loop, its log and its checkpoints
+# ---------------------------------------------------------------------------------------------------------------------
+
+CHECKPOINT = "checkpoint-last.pth"  # the official name
+WEIGHTS = {"raw": "model", "ema1": "model_ema1", "ema2": "model_ema2"}  # --weights and the official keys
+
+
+def write_whole(path, write):
+    """write(a temporary file), then rename: at `path` there is the old file or the new one, never half of one."""
+    temporary = Path(path).with_name(f".{Path(path).name}.part")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def choose_device(name):
+    """The torch.device of --device; auto: a GPU if there is one."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = name if name != "auto" else next(kind for kind in there if there[kind])
+    need(there[name], f"--device {name}: there is none here; without --device the best there is is taken.")
+    if name != "cuda":
+        return torch.device(name)
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # set by torchrun
+    torch.cuda.set_device(device)
+    torch.set_float32_matmul_precision("high")
+    return device
+
+
+def count_parts(s):
+    """A batch is computed in this many parts: at once on the processes of torchrun, and in turn on each."""
+    return s.accum * int(os.environ.get("WORLD_SIZE", 1))
+
+
+def make_optimizer(net, s, device):
+    """AdamW, in the two groups of the official code (which allow for weight decay), so that its state is exchangeable."""
+    trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    plain = [p for name, p in trained if p.dim() == 1 or name.endswith(".bias")]
+    others = [p for name, p in trained if not (p.dim() == 1 or name.endswith(".bias"))]
+    groups = [{"params": plain}, {"params": others}]
+    return torch.optim.AdamW(groups, s.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda")
+
+
+def save_checkpoint(path, net, averages, optimizer, step, s, data):
+    """The official layout, parameter names with the prefix "net."; and settings, step and class names as plain data."""
+    names = ["net." + name for name, _ in net.named_parameters()]
+    weights = {"model": net.parameters(), "model_ema1": averages["ema1"], "model_ema2": averages["ema2"]}
+    checkpoint = {key: {name: p.detach() for name, p in zip(names, values)} for key, values in weights.items()}
+    epoch = 0 if data.labels is None else step * s.batch_size // len(data.labels)
+    checkpoint |= dict(optimizer=optimizer.state_dict(), epoch=epoch, step=step)
+    checkpoint |= dict(settings=dataclasses.asdict(s), names=data.names)
+    write_whole(path, lambda temporary: torch.save(checkpoint, temporary))
+
+
+def load_checkpoint(path):
+    """What a checkpoint file holds; nothing in it is executed."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the official code saves its flags so
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise Stop(f"there is no checkpoint {path}.", 2) from error
+    except Exception as error:  # whatever bytes may cause
+        raise Stop(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}", 2) from error
+    need(isinstance(checkpoint, dict) and "model" in checkpoint, f"{path} is no checkpoint of a JiT: it has no 'model'.")
+    return checkpoint
+
+
+def infer_settings(weights):
+    """The settings of a released checkpoint, from the shapes of its weights (names without prefix)."""
+    bottleneck, channels, patch, _ = weights["x_embedder.proj1.weight"].shape
+    rows, width = weights["y_embedder.embedding_table.weight"].shape
+    depth = sum(name.endswith("attn.qkv.weight") for name in weights)
+    model = next((name for name in MODELS if (MODELS[name]["depth"], MODELS[name]["width"]) == (depth, width)), "B")
+    return resolve(Settings(
+        model=f"{model}/{patch}", size=math.isqrt(weights["pos_embed"].shape[1]) * patch, channels=channels,
+        classes=rows - 1, depth=depth, width=width, heads=width // len(weights["blocks.0.attn.q_norm.weight"]),
+        bottleneck=bottleneck, context_tokens=weights["in_context_posemb"].shape[1]))  # fmt: skip
+
+
+def load_run(path, which, device):
+    """(network, settings, class names) for sampling, from a run folder or checkpoint file; which: a key of WEIGHTS."""
+    path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+    checkpoint = load_checkpoint(path)
+    need(WEIGHTS[which] in checkpoint, f"{path} has no weights {which}.")
+    try:
+        weights = {name.removeprefix("net."): value for name, value in checkpoint[WEIGHTS[which]].items()}
+        s = Settings(**checkpoint["settings"]) if "settings" in checkpoint else infer_settings(weights)
+        net = JiT(s)
+        net.load_state_dict(weights)
+    except Exception as error:
+        raise Stop(f"{path} does not fit this network: {str(error).splitlines()[-1].strip()}", 2) from error
+    return net.to(device).eval().requires_grad_(False), s, checkpoint.get("names", [str(i) for i in range(s.classes)])
+
+
+def resume(s, net, averages, optimizer):
+    """Restore the state of the run in --out, if there is one; return the number of steps it has done."""
+    out = Path(s.out)
+    if not (out / CHECKPOINT).exists():
+        need(not s.resume, f"--resume: there is no {out / CHECKPOINT} to go on from.")
+        strange = out.exists() and not (out.is_dir() and ((out / "config.json").exists() or not any(out.iterdir())))
+        need(not strange, f"--out {out} is there already and is no run; choose another.")
+        return 0
+    checkpoint = load_checkpoint(out / CHECKPOINT)
+    need("settings" in checkpoint, f"{out / CHECKPOINT} is not from this program and cannot be trained further.")
+    before, now = checkpoint["settings"], dataclasses.asdict(s)
+    changed = [key for key in now if key not in CHANGEABLE and before.get(key) != now[key]]
+    others = ", ".join(f"--{key.replace('_', '-')} {before.get(key)}" for key in changed)
+    need(not changed, f"{out} is a run with {others}: give the same, or choose another --out.")
+    with torch.no_grad():
+        for target, key in ((net.parameters(), "raw"), (averages["ema1"], "ema1"), (averages["ema2"], "ema2")):
+            for tensor, value in zip(target, checkpoint[WEIGHTS[key]].values(), strict=True):
+                tensor.copy_(value)
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    return checkpoint["step"]
+
+
+def summarize(seen):
+    """Mean loss, and mean loss in ten bins of t (None: no t fell there), of a list of pairs flow, t, (b,) each."""
+    flow, t = (torch.cat(column).cpu() for column in zip(*seen))
+    bins = [flow[(t * 10).long().clamp(max=9) == i] for i in range(10)]
+    return flow.mean().item(), [loss.mean().item() if len(loss) else None for loss in bins]
+
+
+def read_log(out):
+    """log.jsonl as a list of dicts, without a last line that a crash cut short."""
+    path = Path(out) / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def plot_loss(out):
+    """loss.png: the loss against the step, and, for the last tenth of the log, against t."""
+    import matplotlib.pyplot as plt
+
+    log = read_log(out)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    left.plot([line["step"] for line in log], [line["loss"] for line in log])
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    last = np.array([line["loss_by_t"] for line in log[-max(1, len(log) // 10) :]], dtype=float)  # None -> nan
+    right.plot(np.arange(0.05, 1, 0.1), np.ma.masked_invalid(last).mean(0), "o-")
+    right.set(xlabel="t (0 noise, 1 data)", ylabel="loss", yscale="log", xlim=(0, 1))
+    write_whole(Path(out) / "loss.png", lambda path: figure.savefig(path, format="png"))
+    plt.close(figure)
+
+
+def open_run(out, s, data, net, done, device):
+    """Write config.json, drop log lines later than the checkpoint, and say what begins."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(dataclasses.asdict(s) | dict(names=data.names, torch=torch.__version__), indent=1)
+    write_whole(out / "config.json", lambda path: path.write_text(config))
+    log = [json.dumps(line) + "\n" for line in read_log(out) if line["step"] <= done]
+    write_whole(out / "log.jsonl", lambda path: path.write_text("".join(log)))
+    images = "endless" if data.labels is None else f"{len(data.labels):,}"
+    parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    print(f"{out}: {s.pred}-prediction, {s.loss}-loss; {parameters / 1e6:.1f}M parameters; images of "
+          f"{net.pos_embed.shape[1]} patches, each of {s.channels * s.patch**2} numbers, {images} in {s.classes} classes; "
+          f"on {device}, from step {done}")  # fmt: skip
+
+
+def catch_signals():
+    """A list into which Ctrl-C and SIGTERM put their number; the second one ends the program at once."""
+    caught = []
+
+    def handler(number, frame):
+        caught.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    return caught
+
+
+def anywhere(flag, device):
+    """Whether the flag is true in any process: they have to stop at the same step."""
+    if torch.distributed.is_initialized():
+        votes = torch.tensor(float(flag), device=device)
+        torch.distributed.all_reduce(votes)
+        flag = votes.item() > 0
+    return flag
+
+
+def train(s):
+    """The training loop. All randomness of a step is seeded by (seed, step, part): a resumed run misses nothing."""
+    device = choose_device(s.device)
+    if "WORLD_SIZE" in os.environ:  # started by torchrun
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    data, out = open_data(s), Path(s.out)
+    s.classes = len(data.names) if s.classes is None else s.classes
+    need(s.classes >= len(data.names), f"--classes {s.classes}: the data has {len(data.names)}.")
+    need(s.batch_size % count_parts(s) == 0, f"--batch-size {s.batch_size} does not split into {count_parts(s)} parts.")
+    torch.manual_seed(s.seed)
+    net = JiT(s).to(device)
+    parameters = list(net.parameters())
+    averages = {key: [p.detach().clone() for p in parameters] for key in EMA_WINDOW}
+    optimizer = make_optimizer(net, s, device)
+    done = resume(s, net, averages, optimizer)
+    if done >= s.steps:
+        print(f"{out} is done, at step {done}; go on with more --steps, or: python jit.py sample {out}")
+        return
+    if rank == 0:
+        open_run(out, s, data, net, done, device)
+    model = torch.compile(net) if s.compile else net
+    if world > 1:
+        model = nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+    parts = range(rank * s.accum, (rank + 1) * s.accum)
+    batches = training_batches(data, s, range(done, s.steps), parts, device)
+    seen, caught = [], catch_signals()
+    logged, clock = done, time.perf_counter()
+    bar = tqdm(total=s.steps, initial=done, desc=out.name, unit="step", disable=rank > 0)
+
+    for step in range(done + 1, s.steps + 1):
+        for part in parts:
+            torch.manual_seed(mix_seed(s.seed, step, part))
+            x, y = next(batches)
+            early = world > 1 and part != parts[-1]  # processes average their gradients once, after the last part
+            with model.no_sync() if early else contextlib.nullcontext():
+                total, flow, t = training_loss(model, x, y, s)
+                (total / len(parts)).backward()
+            seen.append((flow, t))  # stays on the device: no step waits for the GPU
+        for group in optimizer.param_groups:
+            group["lr"] = s.lr * min(1.0, step / max(1, s.warmup))
+        optimizer.step()
+        for key, decay in (("ema1", s.ema1), ("ema2", s.ema2)):
+            update_average(averages[key], parameters, decay, EMA_WINDOW[key], step)
+        bar.update()
+
+        log, save, draw = (step % n == 0 or step == s.steps for n in (s.log_every, s.save_every, s.sample_every))
+        stop = anywhere(bool(caught), device) if log or world == 1 else False
+        if log or save or draw or stop:
+            mean, by_t = summarize(seen)
+            seen.clear()
+            if not math.isfinite(mean):
+                raise Stop(f"the loss is {mean} at step {step}; {out / CHECKPOINT}, if there, is from before. Try a lower "
+                           "--lr and another --out.", 1)  # fmt: skip
+            if rank == 0:
+                norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item()
+                rate = (step - logged) * s.batch_size / (time.perf_counter() - clock)
+                line = dict(step=step, loss=mean, loss_by_t=by_t, grad_norm=norm, lr=group["lr"], images_per_s=rate,
+                            gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9)  # fmt: skip
+                with open(out / "log.jsonl", "a") as file:
+                    file.write(json.dumps(line) + "\n")
+                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+            if rank == 0 and (save or stop):
+                save_checkpoint(out / CHECKPOINT, net, averages, optimizer, step, s, data)
+            if rank == 0 and draw:
+                draw_preview(net, averages["ema1"], s, data.names, out / f"samples-{step:06d}.png")
+                plot_loss(out)
+            logged, clock = step, time.perf_counter()
+        optimizer.zero_grad()
+        if stop:
+            raise Stop(f"stopped and saved at step {step}; the same command goes on.", 128 + max(caught + [2]))
+    bar.close()
+    if rank == 0:
+        print(f"done: look at {out / f'samples-{s.steps:06d}.png'}; more with: python jit.py sample {out}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 10. Pictures and commands
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def make_sheet(pixels, captions, columns):
+    """uint8 images (n, C, H, W), enlarged to a side of 96 at least, row by row with captions: a PIL image."""
+    zoom = math.ceil(96 / pixels.shape[-1])
+    arrays = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy().repeat(zoom, 1).repeat(zoom, 2)
+    height, width = arrays.shape[1] + 18, arrays.shape[2] + 4
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(arrays) / columns) * height), "white")
+    for i, (array, caption) in enumerate(zip(arrays, captions)):
+        left, top = i % columns * width + 2, i // columns * height
+        sheet.paste(Image.fromarray(array), (left, top + 16))
+        ImageDraw.Draw(sheet).text((left + 1, top + 2), caption, fill="black")
+    return sheet
+
+
+def pick_classes(n, wanted, s, names):
+    """The class number of each of n images, (n,): those wanted, or all, taking turns; 0 for unconditional data."""
+    chosen = []
+    for word in filter(None, (word.strip() for word in wanted.split(","))):
+        number = names.index(word) if word in names else int(word) if word.isdecimal() else s.classes
+        near = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(word, names, 1, cutoff=0.4))
+        need(number < s.classes, f"--classes {word}: there is no such class among {s.classes}.{near}")
+        chosen.append(number)
+    chosen = chosen or range(max(1, s.classes))
+    return torch.tensor([chosen[i % len(chosen)] for i in range(n)])
+
+
+def class_captions(y, names):
+    return [names[label] if label < len(names) else "" for label in y.tolist()]
+
+
+def draw_preview(net, average, s, names, path):
+    """A sheet from averaged weights and always the same noise: the sheets of a run show its progress."""
+    shown = copy.deepcopy(net).eval()
+    for p, value in zip(shown.parameters(), average):
+        p.data.copy_(value)
+    y = pick_classes(40, "", s, names).to(average[0].device)
+    pixels = torch.cat(list(sample_images(shown, y, s, Sampling(cfg=s.cfg))))
+    sheet = make_sheet(pixels, class_captions(y, names), 10)
+    write_whole(path, lambda temporary: sheet.save(temporary, "PNG"))
+
+
+def draw_trajectory(net, y, s, sampling, folder):
+    """From noise to image: trajectory.png, z above x_pred at ten times, and trajectory.gif, a frame a step."""
+    path = list(denoise(net, y, s, sampling))
+    shown = [path[i * (len(path) - 1) // 9] for i in range(10)]
+    rows = [torch.stack([to_uint8(state[kind][i]) for state in shown]) for i in range(len(y)) for kind in (1, 2)]
+    captions = [f"{name} t = {t:.2f}" for _ in y for name in ("z", "x_pred") for t, _, _ in shown]
+    strip = make_sheet(torch.cat(rows), captions, 10)
+    write_whole(folder / "trajectory.png", lambda temporary: strip.save(temporary, "PNG"))
+    frames = [make_sheet(to_uint8(torch.cat([z, x])), [f"z t = {t:.2f}"] * len(y) + ["x_pred"] * len(y), len(y))
+              for t, z, x in path]  # fmt: skip
+    pauses = [80] * (len(frames) - 1) + [2000]  # milliseconds
+    write_whole(folder / "trajectory.gif", lambda temporary: frames[0].save(
+        temporary, "GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0))  # fmt: skip
+    print(f"{folder / 'trajectory.png'} and {folder / 'trajectory.gif'}")
+
+
+def sample(args):
+    """python jit.py sample RUN: draw images to a sheet, single files, an .npz file, or the whole way from the noise."""
+    sampling = take(Sampling, args)
+    check_lowest(sampling)
+    need(len(sampling.interval) == 2, "--interval needs two numbers, such as 0.1,1.")
+    device = choose_device(sampling.device)
+    net, s, names = load_run(args.run, sampling.weights, device)
+    y = pick_classes(sampling.n, args.classes, s, names).to(device)
+    folder = Path(args.run) if Path(args.run).is_dir() else Path(args.run).parent
+    if args.trajectory:
+        draw_trajectory(net, y[:4], s, sampling, folder)
+        return
+    model = torch.compile(net) if sampling.compile else net
+    batches = tqdm(sample_images(model, y, s, sampling), "sampling", math.ceil(sampling.n / sampling.batch_size))
+    pixels = torch.cat([batch.cpu() for batch in batches])
+    arrays = pixels.permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
+    if args.png_dir:
+        Path(args.png_dir).mkdir(parents=True, exist_ok=True)
+        for i, array in enumerate(arrays):
+            Image.fromarray(array.squeeze()).save(Path(args.png_dir) / f"{i:06d}.png")
+    if args.npz:
+        with open(args.npz, "wb") as file:
+            np.savez(file, arr_0=arrays, arr_1=y.cpu().numpy())
+    if not args.png_dir and not args.npz:
+        sheet = make_sheet(pixels, class_captions(y, names), 10)
+        write_whole(folder / "samples.png", lambda temporary: sheet.save(temporary, "PNG"))
+    print(args.png_dir or args.npz or folder / "samples.png")
+
+
+# Parameters in millions and multiply-adds in billions, from Tables 5 and 6 of the paper.
+PAPER = {
+    ("B/16", 256): (131, 25), ("B/32", 512): (133, 26), ("B/64", 1024): (141, 30), ("L/16", 256): (459, 88),
+    ("L/32", 512): (462, 89), ("H/16", 256): (953, 182), ("H/32", 512): (956, 183), ("G/16", 256): (2007, 384),
+    ("G/32", 512): (2012, 385),
+}  # fmt: skip
+
+
+def count_cost(s):
+    """(parameters, multiply-adds of one forward of one image), counted without computing anything."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        net = JiT(s)
+        inputs = torch.empty(1, s.channels, s.size, s.size), torch.empty(1), torch.empty(1, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        net(*inputs)
+    return sum(p.numel() for p in net.parameters() if p.requires_grad), counter.get_total_flops() // 2
+
+
+def info():
+    """python jit.py info: the paper's table of models, computed."""
+    print("model  size  tokens  numbers per patch  width  bottleneck  parameters/M (paper)  multiply-adds/G (paper)")
+    for model, size in [("Ti/16", 64), ("S/16", 256), *PAPER]:
+        s = resolve(Settings(model=model, size=size, classes=1000))
+        parameters, products = count_cost(s)
+        paper = PAPER.get((model, size), ("-", "-"))
+        print(f"{model:5} {size:5} {(size // s.patch) ** 2:7} {s.channels * s.patch**2:18} {s.width:6} {s.bottleneck:11}"
+              f" {parameters / 1e6:13.1f} {f'({paper[0]})':>7} {products / 1e9:16.2f} {f'({paper[1]})':>7}")  # fmt: skip
+
+
+def main(args):
+    """Run a command; returns the exit code."""
+    try:
+        if args.command == "train":
+            train(resolve(take(Settings, args)))
+        elif args.command == "sample":
+            sample(args)
+        else:
+            info()
+    except Stop as error:
+        print(f"jit.py {args.command}: {error.args[0]}", file=sys.stderr)
+        return error.args[1]
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(ARGS))
