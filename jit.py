@@ -45,9 +45,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. Settings
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 1. Settings -----------------------------------------------------------------------------------------------------
 
 # Paper Table 9. Ti and S are ours, for a CPU and for a small GPU, with learning rates for small batches.
 MODELS = {
@@ -59,17 +57,14 @@ MODELS = {
     "G": dict(depth=40, width=1664, heads=16, bottleneck=256, context_tokens=32, context_start=10, dropout=0.2),
 }
 
-
 def setting(default, help, type=None, choices=None, low=None):
     """A dataclass field that knows its flag, --name VALUE (or --name / --no-name for a bool), and its lowest value."""
     metadata = dict(help=help, type=type or default.__class__, choices=choices, low=low)
     return dataclasses.field(default=default, metadata=metadata)
 
-
 def numbers(text):
     """For flags with several numbers: "0.1,1" -> (0.1, 1.0)."""
     return tuple(float(word) for word in text.split(","))
-
 
 @dataclasses.dataclass
 class Settings:
@@ -125,10 +120,8 @@ class Settings:
     compile: bool = setting(False, "torch.compile: a minute of waiting, then faster steps")
     resume: bool = setting(False, "insist on going on: an error where --out holds no checkpoint")
 
-
 # A run may go on with other values of these; any other change is an error.
 CHANGEABLE = "out steps log_every save_every sample_every cfg workers device compile resume".split()
-
 
 @dataclasses.dataclass
 class Sampling:
@@ -146,23 +139,19 @@ class Sampling:
     device: str = setting("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
     compile: bool = setting(False, "torch.compile the network")
 
-
 class Stop(Exception):
-    """Ends the program: (one sentence, exit code). The code is 2 for a mistake of the user's, 1 for a run that failed."""
-
+    """Ends the program with (one sentence, exit code): 2 for a mistake of the user's, 1 for a run that failed."""
 
 def need(condition, sentence):
     """Stop with exit code 2 unless the condition holds."""
     if not condition:
         raise Stop(sentence, 2)
 
-
 def check_lowest(s):
     """Refuse numbers below what their field allows."""
     for field in dataclasses.fields(s):
         value, low = getattr(s, field.name), field.metadata["low"]
         need(None in (value, low) or value >= low, f"--{field.name} must be {low} at least, not {value}.")
-
 
 def resolve(s):
     """A copy of Settings with what is None taken from --model, and what cannot work refused."""
@@ -174,12 +163,11 @@ def resolve(s):
     s.out = s.out or f"runs/{Path(s.data).stem}-{name}-{s.patch}-{s.pred}"
     check_lowest(s)
     need(s.size % s.patch == 0, f"--size {s.size} is no multiple of the patch, {s.patch}.")
-    need(s.width % (4 * s.heads) == 0, f"--width {s.width} is no multiple of 4 * --heads; RoPE turns pairs on two axes.")
+    need(s.width % (4 * s.heads) == 0, f"--width {s.width} is no multiple of 4 * --heads, as RoPE on two axes needs.")
     need(s.precond == "none" or s.pred == "x", f"--precond {s.precond} is for --pred x.")
     joins = 0 < s.context_start < s.depth
     need(joins or not s.context_tokens and not s.cls_loss, f"--context-start must be between 1 and {s.depth - 1}.")
     return s
-
 
 class Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong."""
@@ -197,11 +185,9 @@ class Parser(argparse.ArgumentParser):
                 kinds = dict(action=argparse.BooleanOptionalAction)
             self.add_argument("--" + field.name.replace("_", "-"), default=default, help=help, **kinds)
 
-
 def take(kind, args):
     """The dataclass of these parsed flags."""
     return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})
-
 
 def parse_flags(words=None):
     """The command line: a command and its flags."""
@@ -219,7 +205,6 @@ def parse_flags(words=None):
     commands.add_parser("info", help="the paper's table of models, computed")
     return parser.parse_args(words)
 
-
 ARGS = parse_flags() if __name__ == "__main__" else None  # torch takes seconds to import: help and typos need not wait
 
 import numpy as np  # noqa: E402
@@ -229,17 +214,13 @@ import torch.nn.functional as F  # noqa: E402
 from PIL import Image, ImageDraw, ImageOps  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. The flow: what is noised, and what is predicted (paper Section 3, Table 1)
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 2. The flow: what is noised, and what is predicted (paper Section 3, Table 1) -----------------------------------
 
 T_CLIP = 0.05  # the official t_eps: keeps 1 / (1 - t) at 20 or less
-
 
 def expand_like(t, x):
     """View t (B,) as (B, 1, ..., 1), to multiply x (B, ...) sample by sample."""
     return t.view(-1, *[1] * (x.dim() - 1))
-
 
 def sample_t(n, mu=-0.8, sigma=0.8, law="logit-normal", device=None):
     """Draw n training times in (0, 1): logit(t) ~ N(mu, sigma^2), or t ~ U(0, 1) (paper Section 4.1, Table 3)."""
@@ -247,20 +228,18 @@ def sample_t(n, mu=-0.8, sigma=0.8, law="logit-normal", device=None):
         return torch.rand(n, device=device)
     return torch.sigmoid(mu + sigma * torch.randn(n, device=device))
 
-
 def interpolate(x, eps, t):
     """z = t x + (1 - t) eps: noise at t = 0, data at t = 1 (paper Eq. 1). x, eps, z: (B, ...); t: (B,)."""
     t = expand_like(t, x)
     return t * x + (1 - t) * eps
 
-
 def convert(out, z, t, pred, clip=T_CLIP):
     """Read a network output as x, eps or v, and return all three: {"x": ..., "eps": ..., "v": ...} (paper Table 1).
 
-    Two linear equations tie x, eps, v and z together, z = t x + (1 - t) eps and v = x - eps: whichever is predicted, the
-    others follow. out, z: (B, ...); t: (B,).
-    But the noise cannot be read off the image at t = 1, nor the image off the noise at t = 0; there we would divide by 0.
-    We divide by max(1 - t, clip), as the official code, and by max(t, clip), of which neither paper nor code speaks.
+    Two equations tie the four together, z = t x + (1 - t) eps and v = x - eps: whichever is predicted, the others follow.
+    out, z: (B, ...); t: (B,).
+    But at t = 1 z holds no noise, and at t = 0 no image: there we would divide by 0. We divide by max(1 - t, clip), as
+    the official code, and by max(t, clip), of which neither paper nor code speaks.
     """
     t = expand_like(t, z)
     if pred == "x":
@@ -277,7 +256,6 @@ def convert(out, z, t, pred, clip=T_CLIP):
         eps = z - t * v
     return {"x": x, "eps": eps, "v": v}
 
-
 def flow_loss(out, x, eps, t, pred, loss, clip=T_CLIP):
     """Squared error in the loss space, one number per sample (B,): any of the nine combinations of Table 1.
 
@@ -288,7 +266,6 @@ def flow_loss(out, x, eps, t, pred, loss, clip=T_CLIP):
     perfect = {"x": x, "eps": eps, "v": x - eps}[pred]
     error = convert(out, z, t, pred, clip)[loss] - convert(perfect, z, t, pred, clip)[loss]
     return error.square().flatten(1).mean(1)  # (B,)
-
 
 def precondition(out, z, t, kind):
     """x_pred = c_skip z + c_out out: the network only corrects its input (paper Table 10: it hurts). Shapes as convert.
@@ -304,11 +281,7 @@ def precondition(out, z, t, kind):
     variance = (t * sigma_d) ** 2 + (1 - t) ** 2
     return t * sigma_d**2 / variance * z + (1 - t) * sigma_d / variance.sqrt() * out
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 3. The network: a Vision Transformer (paper Figure 3, Section 4.3), parameters named as in released checkpoints
-# ---------------------------------------------------------------------------------------------------------------------
-
+# ---- 3. The network: a Vision Transformer (paper Figure 3, Section 4.3), parameters named as in released checkpoints -
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last axis, in fp32 whatever comes in."""
@@ -320,19 +293,16 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-6).to(x.dtype)
 
-
 def make_norm(s):
     """RMSNorm, or DiT's LayerNorm, which leaves scale and shift to adaLN."""
     return RMSNorm(s.width) if s.norm == "rms" else nn.LayerNorm(s.width, eps=1e-6, elementwise_affine=False)
-
 
 def modulate(x, shift, scale):
     """adaLN: time and class decide on shift and scale, (B, 1, D), of all tokens x (B, N, D)."""
     return x * (1 + scale) + shift
 
-
 class PatchEmbed(nn.Module):
-    """Patches to tokens, through a bottleneck of r numbers: images are low-dimensional, so little is lost (Figure 4)."""
+    """Patches to tokens through a bottleneck of r numbers: images are low-dimensional, so little is lost (Figure 4)."""
 
     def __init__(self, s):
         super().__init__()
@@ -343,19 +313,17 @@ class PatchEmbed(nn.Module):
     def forward(self, z):
         B, C, H, W = z.shape
         patches = z.reshape(B, C, H // self.p, self.p, W // self.p, self.p).permute(0, 2, 4, 1, 3, 5)
-        tokens = patches.reshape(B, -1, C * self.p**2)  # (B, N, C*p*p): now a convolution is a matrix product, and faster
+        tokens = patches.reshape(B, -1, C * self.p**2)  # (B, N, C*p*p): as a matrix product, the convolution is faster
         if self.proj1 is not None:
             tokens = F.linear(tokens, self.proj1.weight.flatten(1))  # (B, N, r)
         return F.linear(tokens, self.proj2.weight.flatten(1), self.proj2.bias)  # (B, N, D)
 
-
 def unpatchify(tokens, p):
-    """Patches (B, N, p*p*C) to images (B, C, H, W). Here a patch is (row, column, channel); in PatchEmbed C is first."""
+    """Patches (B, N, p*p*C) to images (B, C, H, W). A patch is (row, column, channel) here; above, C was first."""
     B, N, numbers = tokens.shape
     side, C = math.isqrt(N), numbers // p**2
     x = tokens.reshape(B, side, side, p, p, C).permute(0, 5, 1, 3, 2, 4)
     return x.reshape(B, C, side * p, side * p)
-
 
 def position_embedding(side, width):
     """ViT's fixed 2-D sin-cos embedding (1, N, D): first half of D the column, second the row, each [sin | cos]."""
@@ -365,7 +333,6 @@ def position_embedding(side, width):
     column = wave[None].expand(side, -1, -1)
     row = wave[:, None].expand(-1, side, -1)
     return torch.cat([column, row], dim=2).flatten(0, 1)[None].float()
-
 
 def rope_table(side, head_dim, context_tokens):
     """cos and sin (K + N, d) of two-axis RoPE: the first half of a head turns with the row, the second with the column.
@@ -381,12 +348,10 @@ def rope_table(side, head_dim, context_tokens):
     angle = F.pad(torch.cat([row, column], dim=2).flatten(0, 1), (0, 0, context_tokens, 0))
     return angle.cos(), angle.sin()
 
-
 def rotate(x, cos, sin):
     """Turn every pair (a, b) in x (B, h, N, d) by its angle: q . k then depends on the offset between tokens only."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     return x * cos + torch.stack([-b, a], dim=-1).flatten(-2) * sin
-
 
 class Attention(nn.Module):
     """Multi-head self-attention over tokens, queries and keys normalised, then rotated."""
@@ -409,7 +374,6 @@ class Attention(nn.Module):
         x = F.scaled_dot_product_attention(q, k, v)  # (B, h, N, d)
         return self.dropout(self.proj(x.transpose(1, 2).flatten(2)))  # (B, N, D)
 
-
 class MLP(nn.Module):
     """SwiGLU, w3(silu(a) * b) with a, b = w12(x), or plain w3(gelu(w12(x)))."""
 
@@ -430,7 +394,6 @@ class MLP(nn.Module):
             x = F.gelu(x)
         return self.w3(self.dropout(x))
 
-
 class Block(nn.Module):
     """Transformer block with adaLN-Zero: its gates start at 0, so the block starts as the identity."""
 
@@ -448,7 +411,6 @@ class Block(nn.Module):
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
-
 class FinalLayer(nn.Module):
     """Tokens to patches: norm, adaLN without gate, one linear map, which starts at 0."""
 
@@ -462,12 +424,10 @@ class FinalLayer(nn.Module):
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))  # (B, N, p*p*C)
 
-
 def time_features(t):
     """t (B,) in [0, 1], not scaled up, as 128 cosines and 128 sines (B, 256)."""
     angle = t[:, None] * 10000.0 ** -(torch.arange(128, device=t.device).float() / 128)
     return torch.cat([angle.cos(), angle.sin()], dim=1)
-
 
 class JiT(nn.Module):
     """Just image Transformer: noisy image, time and class in, an image-shaped prediction out (paper Figure 3)."""
@@ -513,8 +473,8 @@ class JiT(nn.Module):
     def forward(self, z, t, y, return_logits=False):
         """z: (B, C, H, W); t: (B,); y: (B,) class numbers, s.classes for "no class" -> the prediction (B, C, H, W).
 
-        With return_logits also class scores (B, classes) for the loss of Table 11, or None without that loss. The blocks
-        below its head are not told the class, which they are to find.
+        With return_logits also class scores (B, classes) for the loss of Table 11, or None. The blocks below its head are
+        not told the class, which they are to find.
         """
         time = self.t_embedder["mlp"](time_features(t))[:, None]  # (B, 1, D)
         label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
@@ -532,16 +492,11 @@ class JiT(nn.Module):
         x = unpatchify(x, self.s.patch)  # (B, C, H, W)
         return (x, logits) if return_logits else x
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 4. The training step (paper Algorithm 1)
-# ---------------------------------------------------------------------------------------------------------------------
-
+# ---- 4. The training step (paper Algorithm 1) ------------------------------------------------------------------------
 
 def autocast(device):
     """bf16 matrix products on CUDA, fp32 elsewhere. Conversions and loss are outside of it, always in fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
 
 def training_loss(net, x, y, s):
     """Noise a batch, have the network denoise it, compare. x: (B, C, H, W) in [-1, 1]; y: (B,) class numbers.
@@ -561,9 +516,7 @@ def training_loss(net, x, y, s):
         total = total + s.cls_loss / x[0].numel() * F.cross_entropy(logits.float(), y)
     return total, flow.detach(), t
 
-
 EMA_WINDOW = {"ema1": 9, "ema2": 36}
-
 
 @torch.no_grad()
 def update_average(average, parameters, decay, window, step):
@@ -575,17 +528,13 @@ def update_average(average, parameters, decay, window, step):
     decay = min(decay, 1 - window / (window + step))
     torch._foreach_lerp_(average, parameters, 1 - decay)
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 5. Sampling (paper Algorithm 2)
-# ---------------------------------------------------------------------------------------------------------------------
-
+# ---- 5. Sampling (paper Algorithm 2) ---------------------------------------------------------------------------------
 
 @torch.no_grad()
 def integrate(velocity, z, steps=50, solver="heun"):
-    """Solve dz/dt = v(z, t) from noise at t = 0 to data at t = 1; yield (t, z, x_pred) before every step and at the end.
+    """Solve dz/dt = v(z, t) from noise, t = 0, to data, t = 1; yield (t, z, x_pred) before every step and at the end.
 
-    velocity: a function (z, t: float) -> v, of the shape of z. x_pred = z + (1 - t) v: where the tangent at z meets t = 1.
+    velocity: a function (z, t: float) -> v, of z's shape. x_pred = z + (1 - t) v: where the tangent at z meets t = 1.
     Heun takes the mean of the slopes at both ends of a step. The last step is Euler's, since v is worst known at t = 1:
     2 * steps - 1 evaluations in all.
     """
@@ -597,7 +546,6 @@ def integrate(velocity, z, steps=50, solver="heun"):
             v = (v + velocity(z + (t_next - t) * v, t_next)) / 2
         z = z + (t_next - t) * v
     yield 1.0, z, z
-
 
 def guided_velocity(net, y, s, sampling):
     """The function (z, t) -> v that `integrate` follows: v_none + w (v_class - v_none), for classes y (B,).
@@ -625,11 +573,9 @@ def guided_velocity(net, y, s, sampling):
 
     return velocity
 
-
 def mix_seed(*numbers):
     """One seed from several numbers, such that none of their combinations share a stream of randomness."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
 
 def denoise(net, y, s, sampling, first=0):
     """From noise to images of classes y (B,), numbered first, first + 1, ...: the generator of `integrate`."""
@@ -638,7 +584,6 @@ def denoise(net, y, s, sampling, first=0):
     velocity = guided_velocity(net, y, s, sampling)
     return integrate(velocity, s.noise_scale * noise.to(y.device), sampling.steps, sampling.solver)
 
-
 def sample_images(net, y, s, sampling):
     """Yield batches of finished images (B, C, H, W), uint8, one image for each class number in y (n,)."""
     for first in range(0, len(y), sampling.batch_size):
@@ -646,19 +591,13 @@ def sample_images(net, y, s, sampling):
             pass  # the last x is the image
         yield to_uint8(x)
 
-
 def to_uint8(x):
     """[-1, 1] to 0 ... 255, rounded, as the official code writes images; they are clipped here and nowhere before."""
     return ((x.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
 
+# ---- That was the method. Engineering from here. ---------------------------------------------------------------------
 
-# ---------------------------------------------------------------------------------------------------------------------
-# That was the method. Engineering from here.
-# ---------------------------------------------------------------------------------------------------------------------
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 6. Built-in data: ten shapes, drawn as they are needed
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 6. Built-in data: ten shapes, drawn as they are needed ----------------------------------------------------------
 
 SHAPES = ["disc", "ring", "triangle", "square", "star", "heart", "cross", "moon", "flower", "gear"]
 FACTORS = {  # all that varies within a class, so that each class is a manifold of seven dimensions
@@ -674,12 +613,10 @@ FIELD_REACH = 1.8  # a distance field covers [-1.8, 1.8]^2, its shape about [-1,
 FIELD_SIZE = 192
 ROUNDING = 0.06
 
-
 def random_factors(n, device=None):
     """Draw factors (n, 7), each uniform in its range."""
     low, high = torch.tensor(list(FACTORS.values()), device=device).unbind(1)
     return low + (high - low) * torch.rand(n, len(FACTORS), device=device)
-
 
 def shape_outlines():
     """One list of polygons per shape, in the complex plane (y points down); a polygon inside another is a hole."""
@@ -710,7 +647,6 @@ def shape_outlines():
     }
     return [outlines[name] for name in SHAPES]
 
-
 @functools.cache
 def distance_fields(device):
     """Signed distance to each outline on a grid, negative inside: (10, 1, R, R), computed once."""
@@ -728,12 +664,10 @@ def distance_fields(device):
         fields.append(torch.where(inside, -distance, distance) - ROUNDING)
     return torch.stack(fields)[:, None].to(device)
 
-
 def rainbow(hue, saturation):
     """A smooth circle of colours: hue (B, 1, 1) in turns -> RGB (B, 3, 1, 1) of one mean brightness, 0.5."""
     phase = torch.stack([hue, hue - 1 / 3, hue + 1 / 3], 1)
     return 0.5 + 0.5 * saturation * (math.tau * phase).cos()
-
 
 def render_shapes(labels, factors, size):
     """Draw one picture for each label (B,) and row of factors (B, 7): (B, 3, size, size) in [-1, 1]."""
@@ -758,17 +692,13 @@ def render_shapes(labels, factors, size):
     back = back_light[:, None] * (rainbow(back_hue, 0.3) + 0.5) * (1 - 0.4 * shadow)
     return (back + paint * (face - back)).clamp(0, 1) * 2 - 1
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 7. Data: a folder of images, an .npz file, CIFAR-10
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 7. Data: a folder of images, an .npz file, CIFAR-10 -------------------------------------------------------------
 
 IMAGE_TYPES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MEMORY_LIMIT = 4 * 2**30  # bytes; sets with more pixels are read from disk again and again
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # the version without pickles
 CIFAR_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-
 
 @dataclasses.dataclass
 class Data:
@@ -778,7 +708,6 @@ class Data:
     labels: torch.Tensor = None  # (n,) int64; None: drawn as they are needed, without end
     pixels: torch.Tensor = None  # (n, C, S, S) uint8, if they fit into memory
     files: list = None  # else their paths
-
 
 def crop(image, size, channels):
     """PIL image of any mode -> uint8 (C, size, size): upright, on white, ADM's centre crop as in the official code."""
@@ -797,7 +726,6 @@ def crop(image, size, channels):
     pixels = np.array(image.crop((left, top, left + size, top + size)))  # (S, S, 3) or (S, S)
     return torch.from_numpy(pixels.reshape(size, size, channels)).permute(2, 0, 1)
 
-
 def decode(path, size, channels):
     """The pixels of an image file, uint8 (C, size, size); None, and a line that says so, if they cannot be read."""
     try:
@@ -806,7 +734,6 @@ def decode(path, size, channels):
     except Exception as error:  # broken files raise nearly anything
         tqdm.write(f"skipped {path}: {error}", file=sys.stderr)
         return None
-
 
 def open_folder(root, s):
     """FOLDER/CLASS/**/IMAGE, or FOLDER/IMAGE for unconditional data; in sorted order, so numbers keep their meaning."""
@@ -832,7 +759,6 @@ def open_folder(root, s):
         print(f"{len(paths) - len(good)} of {len(paths)} files in {root} were skipped", file=sys.stderr)
     return Data(names, labels[good], torch.stack([images[i] for i in good]))
 
-
 def from_arrays(images, labels, names, s):
     """uint8 images (n, H, W, C) or (n, H, W) of any size and class numbers (n,) -> Data in memory."""
     if images.shape[1:] == (s.size, s.size, s.channels):
@@ -840,7 +766,6 @@ def from_arrays(images, labels, names, s):
     else:
         pixels = torch.stack([crop(Image.fromarray(image.squeeze()), s.size, s.channels) for image in images])
     return Data(names, torch.from_numpy(labels).long(), pixels)
-
 
 def open_npz(path, s):
     """The format of ADM's evaluation suite: arr_0 uint8 (n, H, W, C) and, if there are classes, arr_1 (n,)."""
@@ -857,7 +782,6 @@ def open_npz(path, s):
     need(good, f"{path}: arr_1 must hold a class number for each image, whole and not negative.")
     return from_arrays(images, labels.astype(np.int64), [str(i) for i in range(labels.max() + 1)], s)
 
-
 def open_cifar10(s):
     """Download once into torch.hub's cache, checked; a record is a label and 3072 bytes: red, green, blue."""
     path = Path(torch.hub.get_dir()) / "cifar-10-binary.tar.gz"
@@ -873,7 +797,6 @@ def open_cifar10(s):
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (50000, 32, 32, 3)
     return from_arrays(np.ascontiguousarray(images), records[:, 0].astype(np.int64), CIFAR_CLASSES, s)
 
-
 def open_data(s):
     """The data set that --data names."""
     path = Path(s.data)
@@ -883,83 +806,59 @@ def open_data(s):
         return open_cifar10(s)
     if path.is_dir():
         return open_folder(path, s)
-    need(path.suffix == ".npz" and path.is_file(), f"--data {path}: no such folder or .npz file (nor shapes or cifar10).")
+    need(path.suffix == ".npz" and path.is_file(), f"--data {path}: no folder, no .npz file, nor shapes or cifar10.")
     return open_npz(path, s)
-
-
-def draw_shapes(y, s):
-    """Pictures (B, C, size, size) of the shapes y (B,), with random factors."""
-    x = render_shapes(y, random_factors(len(y), y.device), s.size)
-    return x if s.channels == 3 else x.mean(1, keepdim=True)
-
 
 @functools.lru_cache(maxsize=2)  # a batch can span two epochs
 def shuffled(n, seed, epoch):
     return np.random.default_rng([seed, epoch]).permutation(n)
 
+def stream(data, lists, s, ahead=4):
+    """Yield (pixels, indices) for each list of indices, decoded some batches ahead by threads (PIL can use all cores).
 
-def indices_at(places, n, seed):
-    """Which images stand at these places of the endless row of epochs, each of them shuffled anew."""
-    return [int(shuffled(n, seed, place // n)[place % n]) for place in places]
-
-
-def stream(data, lists, s):
-    """Decode the images of each list of indices, a few batches ahead, in threads: PIL works outside of Python's lock.
-
-    Yields (pixels, indices); a broken file is replaced by a good one of its batch.
+    A good image stands in for a broken one of its batch.
     """
     with ThreadPoolExecutor(s.workers) as pool:
         waiting = collections.deque()
-        for indices in itertools.chain(lists, [None] * 4):
-            if indices is not None:
-                jobs = [pool.submit(decode, data.files[i], s.size, s.channels) for i in indices]
-                waiting.append((jobs, indices))
-            if len(waiting) > 4 or indices is None and waiting:
-                jobs, indices = waiting.popleft()
-                good = [(job.result(), i) for job, i in zip(jobs, indices) if job.result() is not None]
-                need(good, "a whole batch of images could not be read.")
+        for indices in itertools.chain(lists, [[]] * ahead):
+            waiting.append([(pool.submit(decode, data.files[i], s.size, s.channels), i) for i in indices])
+            jobs = waiting.popleft() if len(waiting) > ahead else []
+            good = [(job.result(), i) for job, i in jobs if job.result() is not None]
+            need(good or not jobs, "a whole batch of images could not be read.")
+            if good:
                 pixels, indices = zip(*(good[i % len(good)] for i in range(len(jobs))))
                 yield torch.stack(pixels), list(indices)
 
-
 def training_batches(data, s, steps, parts, device):
-    """Yield (x, y) for each part of each step: x (b, C, S, S) in [-1, 1] and y (b,) on the device.
-
-    Which images depends on seed, step and part only; what is random about them, on the generator the loop seeds.
-    """
-    b = s.batch_size // count_parts(s)
+    """Yield (x, y) for each part of each step: x (b, C, S, S) in [-1, 1] and y (b,) on the device."""
+    b = s.batch_size // (s.accum * WORLD)
     if data.labels is None:
         for _ in range(len(steps) * len(parts)):
-            y = torch.randint(s.classes, (b,), device=device)
-            yield draw_shapes(y, s), y
+            y = torch.randint(len(SHAPES), (b,), device=device)
+            x = render_shapes(y, random_factors(b, device), s.size)
+            yield (x if s.channels == 3 else x.mean(1, keepdim=True)), y
         return
     starts = [step * s.batch_size + part * b for step in steps for part in parts]
-    lists = (indices_at(range(start, start + b), len(data.labels), s.seed) for start in starts)
-    if data.files is None:
-        batches = ((data.pixels[indices], indices) for indices in lists)
-    else:
-        batches = stream(data, lists, s)
+    n = len(data.labels)  # the images stand in an endless row of epochs, each shuffled anew
+    lists = ([int(shuffled(n, s.seed, i // n)[i % n]) for i in range(start, start + b)] for start in starts)
+    batches = stream(data, lists, s) if data.files else ((data.pixels[indices], indices) for indices in lists)
     for pixels, indices in batches:
         x = pixels.to(device, non_blocking=True).float() / 127.5 - 1
         if s.flip:
             x = torch.where(torch.rand(b, 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
         yield x, data.labels[indices].to(device, non_blocking=True)
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 9. Runs: the training loop, its log and its checkpoints
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 9. Runs: the training loop, its log and its checkpoints ---------------------------------------------------------
 
 CHECKPOINT = "checkpoint-last.pth"  # the official name
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
 WEIGHTS = {"raw": "model", "ema1": "model_ema1", "ema2": "model_ema2"}  # --weights and the official keys
-
 
 def write_whole(path, write):
     """write(a temporary file), then rename: at `path` there is the old file or the new one, never half of one."""
     temporary = Path(path).with_name(f".{Path(path).name}.part")
     write(temporary)
     os.replace(temporary, path)
-
 
 def choose_device(name):
     """The torch.device of --device; auto: a GPU if there is one."""
@@ -973,20 +872,13 @@ def choose_device(name):
     torch.set_float32_matmul_precision("high")
     return device
 
-
-def count_parts(s):
-    """A batch is computed in this many parts: at once on the processes of torchrun, and in turn on each."""
-    return s.accum * int(os.environ.get("WORLD_SIZE", 1))
-
-
 def make_optimizer(net, s, device):
-    """AdamW, in the two groups of the official code (which allow for weight decay), so that its state is exchangeable."""
-    trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    plain = [p for name, p in trained if p.dim() == 1 or name.endswith(".bias")]
-    others = [p for name, p in trained if not (p.dim() == 1 or name.endswith(".bias"))]
-    groups = [{"params": plain}, {"params": others}]
+    """AdamW, in two groups as in the official code (one for weight decay, which is 0), so that its state fits there."""
+    groups = [{"params": []}, {"params": []}]
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            groups[0 if p.dim() == 1 or name.endswith(".bias") else 1]["params"].append(p)
     return torch.optim.AdamW(groups, s.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda")
-
 
 def save_checkpoint(path, net, averages, optimizer, step, s, data):
     """The official layout, parameter names with the prefix "net."; and settings, step and class names as plain data."""
@@ -998,7 +890,6 @@ def save_checkpoint(path, net, averages, optimizer, step, s, data):
     checkpoint |= dict(settings=dataclasses.asdict(s), names=data.names)
     write_whole(path, lambda temporary: torch.save(checkpoint, temporary))
 
-
 def load_checkpoint(path):
     """What a checkpoint file holds; nothing in it is executed."""
     try:
@@ -1008,9 +899,8 @@ def load_checkpoint(path):
         raise Stop(f"there is no checkpoint {path}.", 2) from error
     except Exception as error:  # whatever bytes may cause
         raise Stop(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}", 2) from error
-    need(isinstance(checkpoint, dict) and "model" in checkpoint, f"{path} is no checkpoint of a JiT: it has no 'model'.")
+    need(isinstance(checkpoint, dict) and "model" in checkpoint, f"{path} is no checkpoint of a JiT: no 'model' in it.")
     return checkpoint
-
 
 def infer_settings(weights):
     """The settings of a released checkpoint, from the shapes of its weights (names without prefix)."""
@@ -1021,8 +911,7 @@ def infer_settings(weights):
     return resolve(Settings(
         model=f"{model}/{patch}", size=math.isqrt(weights["pos_embed"].shape[1]) * patch, channels=channels,
         classes=rows - 1, depth=depth, width=width, heads=width // len(weights["blocks.0.attn.q_norm.weight"]),
-        bottleneck=bottleneck, context_tokens=weights["in_context_posemb"].shape[1]))  # fmt: skip
-
+        bottleneck=bottleneck, context_tokens=weights["in_context_posemb"].shape[1]))
 
 def load_run(path, which, device):
     """(network, settings, class names) for sampling, from a run folder or checkpoint file; which: a key of WEIGHTS."""
@@ -1037,7 +926,6 @@ def load_run(path, which, device):
     except Exception as error:
         raise Stop(f"{path} does not fit this network: {str(error).splitlines()[-1].strip()}", 2) from error
     return net.to(device).eval().requires_grad_(False), s, checkpoint.get("names", [str(i) for i in range(s.classes)])
-
 
 def resume(s, net, averages, optimizer):
     """Restore the state of the run in --out, if there is one; return the number of steps it has done."""
@@ -1058,8 +946,9 @@ def resume(s, net, averages, optimizer):
             for tensor, value in zip(target, checkpoint[WEIGHTS[key]].values(), strict=True):
                 tensor.copy_(value)
     optimizer.load_state_dict(checkpoint["optimizer"])
+    if checkpoint["step"] >= s.steps:
+        raise Stop(f"{out} is done, at step {checkpoint['step']}; go on with more --steps, or: jit.py sample {out}", 0)
     return checkpoint["step"]
-
 
 def summarize(seen):
     """Mean loss, and mean loss in ten bins of t (None: no t fell there), of a list of pairs flow, t, (b,) each."""
@@ -1067,13 +956,11 @@ def summarize(seen):
     bins = [flow[(t * 10).long().clamp(max=9) == i] for i in range(10)]
     return flow.mean().item(), [loss.mean().item() if len(loss) else None for loss in bins]
 
-
 def read_log(out):
     """log.jsonl as a list of dicts, without a last line that a crash cut short."""
     path = Path(out) / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
 
 def plot_loss(out):
     """loss.png: the loss against the step, and, for the last tenth of the log, against t."""
@@ -1089,7 +976,6 @@ def plot_loss(out):
     write_whole(Path(out) / "loss.png", lambda path: figure.savefig(path, format="png"))
     plt.close(figure)
 
-
 def open_run(out, s, data, net, done, device):
     """Write config.json, drop log lines later than the checkpoint, and say what begins."""
     out.mkdir(parents=True, exist_ok=True)
@@ -1099,68 +985,50 @@ def open_run(out, s, data, net, done, device):
     write_whole(out / "log.jsonl", lambda path: path.write_text("".join(log)))
     images = "endless" if data.labels is None else f"{len(data.labels):,}"
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    print(f"{out}: {s.pred}-prediction, {s.loss}-loss; {parameters / 1e6:.1f}M parameters; images of "
-          f"{net.pos_embed.shape[1]} patches, each of {s.channels * s.patch**2} numbers, {images} in {s.classes} classes; "
-          f"on {device}, from step {done}")  # fmt: skip
-
+    print(f"{out}: {s.pred}-prediction, {s.loss}-loss, {parameters / 1e6:.1f}M parameters, {net.pos_embed.shape[1]} "
+          f"patches of {s.channels * s.patch**2} numbers, {images} images in {s.classes} classes, {device}, step {done}")
 
 def catch_signals():
     """A list into which Ctrl-C and SIGTERM put their number; the second one ends the program at once."""
     caught = []
-
     def handler(number, frame):
         caught.append(number)
         signal.signal(number, signal.SIG_DFL)
-
-    signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGTERM, handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
     return caught
-
-
-def anywhere(flag, device):
-    """Whether the flag is true in any process: they have to stop at the same step."""
-    if torch.distributed.is_initialized():
-        votes = torch.tensor(float(flag), device=device)
-        torch.distributed.all_reduce(votes)
-        flag = votes.item() > 0
-    return flag
-
 
 def train(s):
     """The training loop. All randomness of a step is seeded by (seed, step, part): a resumed run misses nothing."""
     device = choose_device(s.device)
-    if "WORLD_SIZE" in os.environ:  # started by torchrun
+    if WORLD > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     data, out = open_data(s), Path(s.out)
     s.classes = len(data.names) if s.classes is None else s.classes
     need(s.classes >= len(data.names), f"--classes {s.classes}: the data has {len(data.names)}.")
-    need(s.batch_size % count_parts(s) == 0, f"--batch-size {s.batch_size} does not split into {count_parts(s)} parts.")
+    need(s.batch_size % (s.accum * WORLD) == 0, f"--batch-size is no multiple of the {s.accum * WORLD} parts it has.")
     torch.manual_seed(s.seed)
     net = JiT(s).to(device)
     parameters = list(net.parameters())
     averages = {key: [p.detach().clone() for p in parameters] for key in EMA_WINDOW}
     optimizer = make_optimizer(net, s, device)
     done = resume(s, net, averages, optimizer)
-    if done >= s.steps:
-        print(f"{out} is done, at step {done}; go on with more --steps, or: python jit.py sample {out}")
-        return
-    if rank == 0:
+    if RANK == 0:
         open_run(out, s, data, net, done, device)
     model = torch.compile(net) if s.compile else net
-    if world > 1:
+    if WORLD > 1:
         model = nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
-    parts = range(rank * s.accum, (rank + 1) * s.accum)
+    parts = range(RANK * s.accum, (RANK + 1) * s.accum)
     batches = training_batches(data, s, range(done, s.steps), parts, device)
     seen, caught = [], catch_signals()
     logged, clock = done, time.perf_counter()
-    bar = tqdm(total=s.steps, initial=done, desc=out.name, unit="step", disable=rank > 0)
+    bar = tqdm(total=s.steps, initial=done, desc=out.name, unit="step", disable=RANK > 0)
 
     for step in range(done + 1, s.steps + 1):
         for part in parts:
             torch.manual_seed(mix_seed(s.seed, step, part))
             x, y = next(batches)
-            early = world > 1 and part != parts[-1]  # processes average their gradients once, after the last part
+            early = WORLD > 1 and part != parts[-1]  # processes average their gradients once, after the last part
             with model.no_sync() if early else contextlib.nullcontext():
                 total, flow, t = training_loss(model, x, y, s)
                 (total / len(parts)).backward()
@@ -1173,39 +1041,39 @@ def train(s):
         bar.update()
 
         log, save, draw = (step % n == 0 or step == s.steps for n in (s.log_every, s.save_every, s.sample_every))
-        stop = anywhere(bool(caught), device) if log or world == 1 else False
+        stop = bool(caught)
+        if WORLD > 1 and log:  # processes must stop at the same step, so they vote
+            votes = torch.tensor(float(stop), device=device)
+            torch.distributed.all_reduce(votes)
+            stop = votes.item() > 0
+        stop = stop and (log or WORLD == 1)
         if log or save or draw or stop:
             mean, by_t = summarize(seen)
-            seen.clear()
             if not math.isfinite(mean):
-                raise Stop(f"the loss is {mean} at step {step}; {out / CHECKPOINT}, if there, is from before. Try a lower "
-                           "--lr and another --out.", 1)  # fmt: skip
-            if rank == 0:
+                raise Stop(f"the loss is {mean} at step {step}; the checkpoint in {out}, if any, is from before. Try a "
+                           "lower --lr and another --out.", 1)
+            rate = (step - logged) * s.batch_size / (time.perf_counter() - clock)
+            if RANK == 0:
                 norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item()
-                rate = (step - logged) * s.batch_size / (time.perf_counter() - clock)
                 line = dict(step=step, loss=mean, loss_by_t=by_t, grad_norm=norm, lr=group["lr"], images_per_s=rate,
-                            gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9)  # fmt: skip
+                            gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9)
                 with open(out / "log.jsonl", "a") as file:
                     file.write(json.dumps(line) + "\n")
                 bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-            if rank == 0 and (save or stop):
-                save_checkpoint(out / CHECKPOINT, net, averages, optimizer, step, s, data)
-            if rank == 0 and draw:
-                draw_preview(net, averages["ema1"], s, data.names, out / f"samples-{step:06d}.png")
-                plot_loss(out)
-            logged, clock = step, time.perf_counter()
+                if save or stop:
+                    save_checkpoint(out / CHECKPOINT, net, averages, optimizer, step, s, data)
+                if draw:
+                    draw_preview(net, averages["ema1"], s, data.names, out / f"samples-{step:06d}.png")
+                    plot_loss(out)
+            seen, logged, clock = [], step, time.perf_counter()
         optimizer.zero_grad()
         if stop:
             raise Stop(f"stopped and saved at step {step}; the same command goes on.", 128 + max(caught + [2]))
     bar.close()
-    if rank == 0:
+    if RANK == 0:
         print(f"done: look at {out / f'samples-{s.steps:06d}.png'}; more with: python jit.py sample {out}")
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 10. Pictures and commands
-# ---------------------------------------------------------------------------------------------------------------------
-
+# ---- 10. Pictures and commands ---------------------------------------------------------------------------------------
 
 def make_sheet(pixels, captions, columns):
     """uint8 images (n, C, H, W), enlarged to a side of 96 at least, row by row with captions: a PIL image."""
@@ -1219,7 +1087,6 @@ def make_sheet(pixels, captions, columns):
         ImageDraw.Draw(sheet).text((left + 1, top + 2), caption, fill="black")
     return sheet
 
-
 def pick_classes(n, wanted, s, names):
     """The class number of each of n images, (n,): those wanted, or all, taking turns; 0 for unconditional data."""
     chosen = []
@@ -1231,11 +1098,6 @@ def pick_classes(n, wanted, s, names):
     chosen = chosen or range(max(1, s.classes))
     return torch.tensor([chosen[i % len(chosen)] for i in range(n)])
 
-
-def class_captions(y, names):
-    return [names[label] if label < len(names) else "" for label in y.tolist()]
-
-
 def draw_preview(net, average, s, names, path):
     """A sheet from averaged weights and always the same noise: the sheets of a run show its progress."""
     shown = copy.deepcopy(net).eval()
@@ -1243,9 +1105,8 @@ def draw_preview(net, average, s, names, path):
         p.data.copy_(value)
     y = pick_classes(40, "", s, names).to(average[0].device)
     pixels = torch.cat(list(sample_images(shown, y, s, Sampling(cfg=s.cfg))))
-    sheet = make_sheet(pixels, class_captions(y, names), 10)
+    sheet = make_sheet(pixels, [names[label] if names else "" for label in y], 10)
     write_whole(path, lambda temporary: sheet.save(temporary, "PNG"))
-
 
 def draw_trajectory(net, y, s, sampling, folder):
     """From noise to image: trajectory.png, z above x_pred at ten times, and trajectory.gif, a frame a step."""
@@ -1256,12 +1117,11 @@ def draw_trajectory(net, y, s, sampling, folder):
     strip = make_sheet(torch.cat(rows), captions, 10)
     write_whole(folder / "trajectory.png", lambda temporary: strip.save(temporary, "PNG"))
     frames = [make_sheet(to_uint8(torch.cat([z, x])), [f"z t = {t:.2f}"] * len(y) + ["x_pred"] * len(y), len(y))
-              for t, z, x in path]  # fmt: skip
+              for t, z, x in path]
     pauses = [80] * (len(frames) - 1) + [2000]  # milliseconds
     write_whole(folder / "trajectory.gif", lambda temporary: frames[0].save(
-        temporary, "GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0))  # fmt: skip
+        temporary, "GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0))
     print(f"{folder / 'trajectory.png'} and {folder / 'trajectory.gif'}")
-
 
 def sample(args):
     """python jit.py sample RUN: draw images to a sheet, single files, an .npz file, or the whole way from the noise."""
@@ -1287,18 +1147,16 @@ def sample(args):
         with open(args.npz, "wb") as file:
             np.savez(file, arr_0=arrays, arr_1=y.cpu().numpy())
     if not args.png_dir and not args.npz:
-        sheet = make_sheet(pixels, class_captions(y, names), 10)
+        sheet = make_sheet(pixels, [names[label] if names else "" for label in y], 10)
         write_whole(folder / "samples.png", lambda temporary: sheet.save(temporary, "PNG"))
     print(args.png_dir or args.npz or folder / "samples.png")
-
 
 # Parameters in millions and multiply-adds in billions, from Tables 5 and 6 of the paper.
 PAPER = {
     ("B/16", 256): (131, 25), ("B/32", 512): (133, 26), ("B/64", 1024): (141, 30), ("L/16", 256): (459, 88),
     ("L/32", 512): (462, 89), ("H/16", 256): (953, 182), ("H/32", 512): (956, 183), ("G/16", 256): (2007, 384),
     ("G/32", 512): (2012, 385),
-}  # fmt: skip
-
+}
 
 def count_cost(s):
     """(parameters, multiply-adds of one forward of one image), counted without computing anything."""
@@ -1311,7 +1169,6 @@ def count_cost(s):
         net(*inputs)
     return sum(p.numel() for p in net.parameters() if p.requires_grad), counter.get_total_flops() // 2
 
-
 def info():
     """python jit.py info: the paper's table of models, computed."""
     print("model  size  tokens  numbers per patch  width  bottleneck  parameters/M (paper)  multiply-adds/G (paper)")
@@ -1319,9 +1176,9 @@ def info():
         s = resolve(Settings(model=model, size=size, classes=1000))
         parameters, products = count_cost(s)
         paper = PAPER.get((model, size), ("-", "-"))
-        print(f"{model:5} {size:5} {(size // s.patch) ** 2:7} {s.channels * s.patch**2:18} {s.width:6} {s.bottleneck:11}"
-              f" {parameters / 1e6:13.1f} {f'({paper[0]})':>7} {products / 1e9:16.2f} {f'({paper[1]})':>7}")  # fmt: skip
-
+        tokens, numbers = (size // s.patch) ** 2, s.channels * s.patch**2
+        print(f"{model:5} {size:5} {tokens:7} {numbers:18} {s.width:6} {s.bottleneck:11} {parameters / 1e6:13.1f} "
+              f"{f'({paper[0]})':>7} {products / 1e9:16.2f} {f'({paper[1]})':>7}")
 
 def main(args):
     """Run a command; returns the exit code."""
@@ -1339,7 +1196,6 @@ def main(args):
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0
-
 
 if __name__ == "__main__":
     sys.exit(main(ARGS))
