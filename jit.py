@@ -38,6 +38,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import sys
 import tarfile
@@ -202,6 +203,21 @@ def parse_flags(words=None):
     sample.add_argument("--npz", help="write all images to this file: arr_0 uint8 (n, H, W, C), arr_1 labels")
     sample.add_argument("--trajectory", action="store_true", help="a strip and an animation from noise to image")
     sample.add_settings(Sampling)
+    for name, help in {"eval": "FID, Inception Score and KID, or rfd", "stats": "write statistics for eval"}.items():
+        measure = commands.add_parser(name, allow_abbrev=False, conflict_handler="resolve", help=help)
+        measure.add_argument("source", help="a run, a checkpoint, or what --data takes: a folder, an .npz file, shapes")
+        measure.add_settings(Sampling)
+        measure.add_argument("--n", type=int, default=1000, help="images to draw; the paper: 50000 (default: 1000)")
+        measure.add_argument("--features", choices=("inception", "rfd"), default="inception", help="rfd: no download")
+        measure.add_argument("--inception", help="file of the Inception weights (default: torch.hub's, or a download)")
+        measure.add_argument("--inception-any-hash", action="store_true", help="take other weights than everyone's")
+        measure.add_argument("--size", type=int, default=64, help="of images that are not from a run (default: 64)")
+        if name == "stats":
+            measure.add_argument("--to", required=True, help="the .npz file to write: mu, sigma, n, size")
+            continue
+        measure.add_argument("--reference", help="as source, or statistics (default: the run's training data)")
+        measure.add_argument("--cfg", type=numbers, default=(2.0,), help="guidance weights to try (default: 2)")
+        measure.add_argument("--weights", default="ema1", help="weights to try: raw,ema1,ema2 (default: ema1)")
     commands.add_parser("info", help="the paper's table of models, computed")
     return parser.parse_args(words)
 
@@ -236,7 +252,7 @@ def interpolate(x, eps, t):
 def convert(out, z, t, pred, clip=T_CLIP):
     """Read a network output as x, eps or v, and return all three: {"x": ..., "eps": ..., "v": ...} (paper Table 1).
 
-    Two equations tie the four together, z = t x + (1 - t) eps and v = x - eps: whichever is predicted, the others follow.
+    Two equations tie the four, z = t x + (1 - t) eps and v = x - eps: whichever is predicted, the others follow.
     out, z: (B, ...); t: (B,).
     But at t = 1 z holds no noise, and at t = 0 no image: there we would divide by 0. We divide by max(1 - t, clip), as
     the official code, and by max(t, clip), of which neither paper nor code speaks.
@@ -283,19 +299,11 @@ def precondition(out, z, t, kind):
 
 # ---- 3. The network: a Vision Transformer (paper Figure 3, Section 4.3), parameters named as in released checkpoints -
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, in fp32 whatever comes in."""
-
-    def __init__(self, dim):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x):
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-6).to(x.dtype)
-
 def make_norm(s):
-    """RMSNorm, or DiT's LayerNorm, which leaves scale and shift to adaLN."""
-    return RMSNorm(s.width) if s.norm == "rms" else nn.LayerNorm(s.width, eps=1e-6, elementwise_affine=False)
+    """RMSNorm, or DiT's LayerNorm, which leaves scale and shift to adaLN. Tokens are fp32, and so is their norm."""
+    if s.norm == "rms":
+        return nn.RMSNorm(s.width, eps=1e-6)
+    return nn.LayerNorm(s.width, eps=1e-6, elementwise_affine=False)
 
 def modulate(x, shift, scale):
     """adaLN: time and class decide on shift and scale, (B, 1, D), of all tokens x (B, N, D)."""
@@ -359,8 +367,8 @@ class Attention(nn.Module):
     def __init__(self, s, dropout):
         super().__init__()
         self.heads = s.heads
-        self.q_norm = RMSNorm(s.width // s.heads) if s.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(s.width // s.heads) if s.qk_norm else nn.Identity()
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(s.width // s.heads, eps=1e-6) if s.qk_norm else nn.Identity() for _ in range(2))
         self.qkv = nn.Linear(s.width, 3 * s.width)
         self.proj = nn.Linear(s.width, s.width)
         self.dropout = nn.Dropout(dropout)
@@ -368,10 +376,10 @@ class Attention(nn.Module):
     def forward(self, x, rope):
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, h, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, h, N, d) each: tokens attend to tokens, not heads to heads
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k = self.q_norm(q.float()), self.k_norm(k.float())
         if rope is not None:
-            q, k = rotate(q, *rope).to(v.dtype), rotate(k, *rope).to(v.dtype)
-        x = F.scaled_dot_product_attention(q, k, v)  # (B, h, N, d)
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)  # (B, h, N, d)
         return self.dropout(self.proj(x.transpose(1, 2).flatten(2)))  # (B, N, D)
 
 class MLP(nn.Module):
@@ -473,8 +481,8 @@ class JiT(nn.Module):
     def forward(self, z, t, y, return_logits=False):
         """z: (B, C, H, W); t: (B,); y: (B,) class numbers, s.classes for "no class" -> the prediction (B, C, H, W).
 
-        With return_logits also class scores (B, classes) for the loss of Table 11, or None. The blocks below its head are
-        not told the class, which they are to find.
+        With return_logits also class scores (B, classes) for the loss of Table 11, or None; the blocks below its head
+        are not told the class, which they are to find.
         """
         time = self.t_embedder["mlp"](time_features(t))[:, None]  # (B, 1, D)
         label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
@@ -600,18 +608,11 @@ def to_uint8(x):
 # ---- 6. Built-in data: ten shapes, drawn as they are needed ----------------------------------------------------------
 
 SHAPES = ["disc", "ring", "triangle", "square", "star", "heart", "cross", "moon", "flower", "gear"]
-FACTORS = {  # all that varies within a class, so that each class is a manifold of seven dimensions
-    "x": (-0.15, 0.15),  # the centre; a picture reaches from -1 to 1, y points down
-    "y": (-0.15, 0.15),
-    "size": (0.54, 0.72),  # half the width, roughly
-    "angle": (-0.31, 0.31),  # 18 degrees either way
-    "hue": (0.0, 1.0),  # both hues are circles: 0 and 1 are the same colour
-    "background_hue": (0.0, 1.0),
-    "background_brightness": (0.5, 0.85),
+FACTORS = {  # all that varies within a class: each class is a manifold of seven dimensions in pixel space
+    "x": (-0.15, 0.15), "y": (-0.15, 0.15),  # the centre; a picture reaches from -1 to 1, y points down
+    "size": (0.58, 0.77), "angle": (-0.31, 0.31),  # about half the width; 18 degrees either way
+    "hue": (0.0, 1.0), "background_hue": (0.0, 1.0), "background_brightness": (0.58, 0.82),  # hues are circles
 }
-FIELD_REACH = 1.8  # a distance field covers [-1.8, 1.8]^2, its shape about [-1, 1]^2
-FIELD_SIZE = 192
-ROUNDING = 0.06
 
 def random_factors(n, device=None):
     """Draw factors (n, 7), each uniform in its range."""
@@ -619,78 +620,66 @@ def random_factors(n, device=None):
     return low + (high - low) * torch.rand(n, len(FACTORS), device=device)
 
 def shape_outlines():
-    """One list of polygons per shape, in the complex plane (y points down); a polygon inside another is a hole."""
+    """Each shape as a list of polygons in the complex plane (x + iy, y down); one inside another is a hole."""
     angle = torch.arange(120) * (math.tau / 120)
 
-    def curve(radius):  # radius as a function of the angle from the top
-        return torch.polar(radius * torch.ones(120), angle - math.tau / 4)
+    def around(radii):  # corners at these radii, evenly spaced in angle, clockwise from the top
+        return torch.polar(torch.as_tensor(radii), torch.arange(len(radii)) * (math.tau / len(radii)) - math.tau / 4)
 
-    def corners(*radii):  # straight lines between points at these radii, evenly spaced in angle, the first at the top
-        return torch.polar(torch.tensor(radii), torch.arange(len(radii)) * (math.tau / len(radii)) - math.tau / 4)
-
-    quarter_cross = torch.tensor([0.3 - 0.9j, 0.3 - 0.3j, 0.9 - 0.3j])
-    heart = torch.complex(16 * angle.sin() ** 3, 5 * (2 * angle).cos() + 2 * (3 * angle).cos() - 13 * angle.cos()) / 17
-    arc = torch.polar(torch.full((80,), 0.95), torch.linspace(0.9, math.tau - 0.9, 80))
-    tip = arc.real.max()
-    inner = torch.complex(tip + 0.3 * (arc.real - tip), arc.imag).flip(0)
-    outlines = {
-        "disc": [curve(0.85)],
-        "ring": [curve(0.9), curve(0.5)],
-        "triangle": [corners(1.05, 1.05, 1.05) + 0.2j],
-        "square": [corners(1.05, 1.05, 1.05, 1.05) * (0.5 + 0.5j) * math.sqrt(2)],
-        "star": [corners(*[1.0, 0.4] * 5)],
-        "heart": [heart],
-        "cross": [torch.cat([quarter_cross * 1j**k for k in range(4)])],
-        "moon": [torch.cat([arc, inner])],
-        "flower": [curve(0.7 + 0.24 * (5 * angle).cos()), curve(0.38), curve(0.18)],
-        "gear": [curve(0.8 + 0.14 * (3 * (8 * angle).cos()).clamp(-1, 1)), curve(0.4)],
+    heart_y = 5 * (2 * angle).cos() + 2 * (3 * angle).cos() - 13 * angle.cos() - 1
+    arm = torch.tensor([0.32 - 0.9j, 0.32 - 0.32j, 0.9 - 0.32j])  # a quarter of the cross
+    return {
+        "disc": [around([0.85] * 120)],
+        "ring": [around([0.9] * 120), around([0.5] * 120)],
+        "triangle": [around([1.1] * 3) + 0.2j],
+        "square": [around([1.05] * 4) * 1j**0.5],
+        "star": [around([1.05, 0.42] * 5)],
+        "heart": [torch.complex(16 * angle.sin() ** 3, heart_y) / 16],
+        "cross": [torch.cat([arm * 1j**quarter for quarter in range(4)])],
+        "moon": [torch.polar(0.6 + 0.34 * angle.sin() * angle.sin().abs(), math.pi + 2.3 * angle.cos())],
+        "flower": [around(0.42 + 0.52 * (2.5 * angle).cos().abs()), around([0.25] * 120)],
+        "gear": [around(0.77 + 0.18 * (3 * (8 * angle).cos()).clamp(-1, 1)), around([0.42] * 120)],
     }
-    return [outlines[name] for name in SHAPES]
 
 @functools.cache
 def distance_fields(device):
-    """Signed distance to each outline on a grid, negative inside: (10, 1, R, R), computed once."""
-    axis = torch.linspace(-FIELD_REACH, FIELD_REACH, FIELD_SIZE)
-    point = torch.complex(axis[None, :], axis[:, None])  # (R, R)
+    """The signed distance to each outline, negative inside, on a grid over [-1.5, 1.5]^2: (10, 1, 128, 128)."""
+    axis = torch.linspace(-1.5, 1.5, 128)
+    point = torch.complex(axis[None, :], axis[:, None])  # (128, 128)
     fields = []
-    for polygons in shape_outlines():
-        distance = torch.full_like(point.real, math.inf)
-        inside = torch.zeros_like(distance, dtype=torch.bool)
-        for start, end in [edge for polygon in polygons for edge in zip(polygon, polygon.roll(-1))]:
-            along = ((point - start) / (end - start)).real.clamp(0, 1)
-            distance = torch.minimum(distance, (point - start - along * (end - start)).abs())
-            crossing = start.real + (point.imag - start.imag) * ((end - start).real / (end - start).imag)
-            inside ^= ((start.imag > point.imag) != (end.imag > point.imag)) & (point.real < crossing)
-        fields.append(torch.where(inside, -distance, distance) - ROUNDING)
+    for polygons in shape_outlines().values():
+        start = torch.cat(polygons)[:, None, None]  # of each edge: (E, 1, 1)
+        end = torch.cat([polygon.roll(-1) for polygon in polygons])[:, None, None]
+        along = ((point - start) / (end - start)).real.clamp(0, 1)  # where on the edge the nearest place is
+        distance = (point - start - along * (end - start)).abs().amin(0)
+        turns = ((end - point) / (start - point)).angle().sum(0) / math.tau  # winding number: odd inside
+        fields.append(distance * (1 - 2 * (turns.round() % 2)) - 0.06)  # the last term rounds the corners
     return torch.stack(fields)[:, None].to(device)
 
 def rainbow(hue, saturation):
-    """A smooth circle of colours: hue (B, 1, 1) in turns -> RGB (B, 3, 1, 1) of one mean brightness, 0.5."""
+    """A circle of colours, about equally light (hence green's small swing): hue (B, 1, 1) -> RGB (B, 3, 1, 1)."""
     phase = torch.stack([hue, hue - 1 / 3, hue + 1 / 3], 1)
-    return 0.5 + 0.5 * saturation * (math.tau * phase).cos()
+    centre, swing = torch.tensor([[0.58, 0.48, 0.55], [0.42, 0.32, 0.42]], device=hue.device).view(2, 3, 1, 1)
+    return centre + saturation * swing * (math.tau * phase).cos()
 
 def render_shapes(labels, factors, size):
-    """Draw one picture for each label (B,) and row of factors (B, 7): (B, 3, size, size) in [-1, 1]."""
+    """Draw a picture for each label (B,) and row of factors (B, 7): (B, 3, size, size) in [-1, 1]."""
     x, y, scale, angle, hue, back_hue, back_light = factors[..., None, None].unbind(1)  # (B, 1, 1) each
-    fields = distance_fields(factors.device)[labels]  # (B, 1, R, R)
+    fields = distance_fields(factors.device)[labels]  # (B, 1, 128, 128)
+    cos, sin = angle.cos() / (1.5 * scale), angle.sin() / (1.5 * scale)
     axis = (torch.arange(size, device=factors.device) + 0.5) * (2 / size) - 1
 
-    def distance(shift):  # to the outline, in picture units, looked up a little further from the light (top left)
+    def distance(shift):  # to the outline, from each pixel or from a place shifted along the diagonal
         right, down = axis[None, :] - x + shift, axis[:, None] - y + shift  # (B, 1, S), (B, S, 1)
-        u, v = right * angle.cos() + down * angle.sin(), down * angle.cos() - right * angle.sin()
-        grid = torch.stack([u, v], -1) / (scale * FIELD_REACH)[..., None]
-        return scale * F.grid_sample(fields, grid, padding_mode="border", align_corners=True)[:, 0]  # (B, S, S)
+        place = torch.stack([right * cos + down * sin, down * cos - right * sin], -1).clamp(-1, 1)  # (B, S, S, 2)
+        return scale[:, None] * F.grid_sample(fields, place, align_corners=True)  # (B, 1, S, S)
 
-    def height(distance):
-        return (-distance / 0.12).clamp(0, 1)
-
-    paint = torch.sigmoid(-distance(0) * size * 1.5)[:, None]
-    slope = (height(distance(0.03)) - height(distance(-0.03)))[:, None]
-    shadow = torch.sigmoid(-distance(-0.07) * 22)[:, None]
-    face = rainbow(hue, 0.85) * 1.1
-    face = face + 0.45 * slope * torch.where(slope > 0, 1 - face, face)
-    back = back_light[:, None] * (rainbow(back_hue, 0.3) + 0.5) * (1 - 0.4 * shadow)
-    return (back + paint * (face - back)).clamp(0, 1) * 2 - 1
+    here, to_light = distance(0), distance(-0.07)  # the light stands at the top left
+    slope = (to_light / 0.12).clamp(-1, 1) - (here / 0.12).clamp(-1, 1)  # of a bevel 0.12 wide
+    face = torch.lerp(rainbow(hue, 1.0), (slope > 0).float(), 0.6 * slope.abs())  # towards white or black
+    back = back_light[:, None] * (0.5 + rainbow(back_hue, 0.3)) * (1 - 0.4 * torch.sigmoid(-22 * to_light))  # shadow
+    paint = torch.sigmoid(-1.5 * size * here)  # an edge about 1.5 pixels wide at any size
+    return torch.lerp(back, face, paint) * 2 - 1
 
 # ---- 7. Data: a folder of images, an .npz file, CIFAR-10 -------------------------------------------------------------
 
@@ -848,6 +837,178 @@ def training_batches(data, s, steps, parts, device):
             x = torch.where(torch.rand(b, 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
         yield x, data.labels[indices].to(device, non_blocking=True)
 
+# ---- 8. Metrics: FID, Inception Score and KID as the official code has them, from torch-fidelity; and rfd ------------
+
+INCEPTION_FILES = ["weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"]  # one file
+INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/" + INCEPTION_FILES[0]
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+# The Inception network of 2015 as a table. A block's branches, separated by ";", are concatenated; "," separates the
+# steps of a branch, and "|" two layers on the same input. "/2" is stride 2; that and "valid" go without padding.
+BLOCKS = {
+    "A": "branch1x1; branch5x5_1, branch5x5_2; branch3x3dbl_1, branch3x3dbl_2, branch3x3dbl_3; average, branch_pool",
+    "B": "branch3x3 /2; branch3x3dbl_1, branch3x3dbl_2, branch3x3dbl_3 /2; max /2",
+    "C": "branch1x1; branch7x7_1, branch7x7_2, branch7x7_3; branch7x7dbl_1, branch7x7dbl_2, branch7x7dbl_3, "
+         "branch7x7dbl_4, branch7x7dbl_5; average, branch_pool",
+    "D": "branch3x3_1, branch3x3_2 /2; branch7x7x3_1, branch7x7x3_2, branch7x7x3_3, branch7x7x3_4 /2; max /2",
+    "E": "branch1x1; branch3x3_1, branch3x3_2a | branch3x3_2b; branch3x3dbl_1, branch3x3dbl_2, branch3x3dbl_3a | "
+         "branch3x3dbl_3b; average, branch_pool",
+}
+STEM = "Conv2d_1a_3x3 /2, Conv2d_2a_3x3 valid, Conv2d_2b_3x3, max /2, Conv2d_3b_1x1, Conv2d_4a_3x3 valid, max /2"
+INCEPTION = {"": STEM}
+for kind, names in {"A": "5b 5c 5d", "B": "6a", "C": "6b 6c 6d 6e", "D": "7a", "E": "7b 7c"}.items():
+    INCEPTION |= {f"Mixed_{name}.": BLOCKS[kind] for name in names.split()}
+INCEPTION["Mixed_7c."] = BLOCKS["E"].replace("average", "max")
+
+def load_inception(path, any_hash, device):
+    """The weights {layer: (kernel, bias)}, batch norm folded in, for inception_features, and their file's SHA-256.
+
+    From path, else from torch.hub's cache under either of the file's names, else downloaded into that cache.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    cached = [folder / name for name in INCEPTION_FILES if (folder / name).exists()]
+    path = Path(path or (cached + [folder / INCEPTION_FILES[0]])[0])
+    try:
+        if not path.exists() and path.parent == folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, RuntimeError) as error:
+        message = f"no Inception weights ({error}): get {INCEPTION_URL} and put it at {path}, or use --features rfd."
+        raise Stop(message, 2) from error
+    need(any_hash or sha256 == INCEPTION_SHA256, f"{path} is not the file that all FIDs are measured with: its SHA-256 "
+         f"begins {sha256[:8]}, not {INCEPTION_SHA256[:8]}; --inception-any-hash takes it all the same.")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+        network = {"fc": (state.pop("fc.weight"), state.pop("fc.bias"))}
+        for block, table in INCEPTION.items():
+            for layer in re.findall(r"(?:Conv2d|branch)\w+", table):
+                kernel, scale, shift, mean, variance = (state.pop(f"{block}{layer}.{part}") for part in (
+                    "conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"))
+                scale = scale / (variance + 1e-3).sqrt()
+                kernel = (kernel * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+                network[block + layer] = kernel, shift - mean * scale
+        inception_features(network, torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device=device))  # do the shapes fit?
+    except Exception as error:
+        raise Stop(f"{path} does not hold the weights of FID's Inception network: {error}", 2) from error
+    need(not state, f"{path} does not hold the weights of FID's Inception network: what is {next(iter(state), '')}?")
+    return network, sha256
+
+def resize_tf1(x, dim):
+    """Bilinear resize of one axis to 299 as TensorFlow 1 did it: no half-pixel shift, no antialiasing."""
+    source = torch.arange(299, device=x.device) * torch.tensor(x.shape[dim] / 299, device=x.device)
+    low = source.long()
+    left, right = x.index_select(dim, low), x.index_select(dim, (low + 1).clamp_max(x.shape[dim] - 1))
+    return left + (right - left) * (source - low).view(-1, *[1] * (3 - dim))
+
+def inception_layer(network, block, layer, x):
+    """One entry of the table: a pooling, or a convolution and ReLU."""
+    name, _, option = layer.partition(" ")
+    stride = 2 if option == "/2" else 1
+    if name == "max":
+        return F.max_pool2d(x, 3, stride, padding=2 - stride)
+    if name == "average":
+        return F.avg_pool2d(x, 3, stride, padding=1, count_include_pad=False)
+    return F.relu_(F.conv2d(x, *network[block + name], stride, "valid" if option else "same"))
+
+@torch.no_grad()
+def inception_features(network, images):
+    """uint8 images (B, 1 or 3, H, W) of any size -> features (B, 2048), Inception Score logits (B, 1008); in fp32."""
+    x = images.expand(-1, 3, -1, -1).float()
+    x = (resize_tf1(resize_tf1(x, dim=3), dim=2) - 128) / 128  # (B, 3, 299, 299)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for block, table in INCEPTION.items():
+            branches = []
+            for branch in table.split("; "):
+                y = x
+                for step in branch.split(", "):
+                    y = torch.cat([inception_layer(network, block, layer, y) for layer in step.split(" | ")], 1)
+                branches.append(y)
+            x = torch.cat(branches, 1)
+    features = x.mean((2, 3))  # (B, 2048, 8, 8) -> (B, 2048)
+    return features, features @ network["fc"][0].T  # torch-fidelity's Inception Score leaves out the bias
+
+@functools.cache
+def random_kernels(device):
+    """Three 3x3 convolutions with He weights, always the same ones."""
+    generator = np.random.RandomState(2511)  # the numbers of this old generator are frozen for ever
+    widths = ((32, 3), (64, 32), (128, 64))
+    kernels = [generator.standard_normal((n, m, 3, 3)) * (2 / (9 * m)) ** 0.5 for n, m in widths]
+    kernels[0] -= kernels[0].mean((1, 2, 3), keepdims=True)  # the first looks for edges and colours, not brightness
+    return [torch.tensor(kernel, dtype=torch.float32, device=device) for kernel in kernels]
+
+@torch.no_grad()
+def random_features(images):
+    """uint8 images (B, 1 or 3, H, W), 8 pixels or more -> features (B, 496) of a fixed random network, for rfd.
+
+    Of each of three layers the mean and the spread of every channel over the image; and, since those do not know where
+    things are, the mean colours of a 4 x 4 grid.
+    """
+    if len(images) > 16:  # more would not fit into the cache of a CPU
+        return torch.cat([random_features(part) for part in images.split(16)])
+    x = images.expand(-1, 3, -1, -1).float() / 127.5 - 1
+    features = [F.adaptive_avg_pool2d(x, 4).flatten(1)]
+    for kernel in random_kernels(images.device):
+        x = F.relu_(F.conv2d(x, kernel, padding=1))
+        features += [x.mean((2, 3)), x.std((2, 3), correction=0)]
+        x = F.avg_pool2d(x, 2)
+    return torch.cat(features, 1)
+
+class Moments:
+    """Number, mean (d,) and covariance (d, d), with N - 1, of features that come in batches; float64, on the CPU."""
+
+    def __init__(self):
+        self.n, self.mean, self.scatter = 0, 0.0, 0.0
+
+    def add(self, features):
+        """Take in a batch (B, d) (Chan, Golub and LeVeque 1979)."""
+        batch = features.cpu().double().numpy()
+        n, delta, centred = self.n + len(batch), batch.mean(0) - self.mean, batch - batch.mean(0)
+        self.scatter = self.scatter + centred.T @ centred + np.outer(delta, delta) * (self.n * len(batch) / n)
+        self.mean = self.mean + delta * (len(batch) / n)
+        self.n = n
+
+    def covariance(self):
+        return self.scatter / (self.n - 1)
+
+def frechet_distance(mu1, sigma1, mu2, sigma2):
+    """|mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr (S1 S2)^(1/2), between two Gaussians.
+
+    With S = R R^T the last trace is the sum of the singular values of R1^T R2. So nothing is ever complex, and any rank
+    will do, where scipy's sqrtm(S1 S2) errs by 1e-4 if there are fewer images than features.
+    """
+    roots = []
+    for sigma in (sigma1, sigma2):
+        values, vectors = np.linalg.eigh(sigma)
+        kept = values > len(values) * np.finfo(float).eps * values[-1]  # the others are rounding errors
+        roots.append(vectors[:, kept] * np.sqrt(values[kept]))
+    cross = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()
+    return max(0.0, float(np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * cross))
+
+def inception_score(logits, splits=10):
+    """exp(mean KL(p(y|x) | p(y))) of logits (N, 1008): mean and standard deviation over the splits.
+
+    Shuffled first: samples come sorted by class, and a split without most classes scores about half.
+    """
+    log_p = logits.cpu().double()[np.random.RandomState(2020).permutation(len(logits))].log_softmax(1)
+    bounds = [i * len(log_p) // splits for i in range(splits + 1)]
+    parts = [log_p[start:end] for start, end in zip(bounds, bounds[1:]) if end > start]
+    log_means = [part.logsumexp(0) - math.log(len(part)) for part in parts]  # log p(y)
+    scores = [(part.exp() * (part - mean)).sum(1).mean().exp().item() for part, mean in zip(parts, log_means)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+def kid(features1, features2, subsets=100, size=1000):
+    """Kernel Inception Distance: MMD^2 with kernel (x.y / d + 1)^3, mean over random subsets. Unbiased at any N."""
+    generator, values = np.random.RandomState(2020), []
+    m = min(size, len(features1), len(features2))
+    for _ in range(subsets):
+        x, y = (f[generator.choice(len(f), m, replace=False)].double() for f in (features1, features2))
+        xx, yy, xy = ((a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))  # (m, m)
+        same = xx.sum() - xx.trace() + yy.sum() - yy.trace()
+        values.append((same / (m * (m - 1)) - 2 * xy.mean()).item())
+    return float(np.mean(values))
+
 # ---- 9. Runs: the training loop, its log and its checkpoints ---------------------------------------------------------
 
 CHECKPOINT = "checkpoint-last.pth"  # the official name
@@ -986,7 +1147,7 @@ def open_run(out, s, data, net, done, device):
     images = "endless" if data.labels is None else f"{len(data.labels):,}"
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
     print(f"{out}: {s.pred}-prediction, {s.loss}-loss, {parameters / 1e6:.1f}M parameters, {net.pos_embed.shape[1]} "
-          f"patches of {s.channels * s.patch**2} numbers, {images} images in {s.classes} classes, {device}, step {done}")
+          f"patches of {s.channels * s.patch**2} numbers, {images} images, {s.classes} classes, {device}, step {done}")
 
 def catch_signals():
     """A list into which Ctrl-C and SIGTERM put their number; the second one ends the program at once."""
@@ -1151,6 +1312,85 @@ def sample(args):
         write_whole(folder / "samples.png", lambda temporary: sheet.save(temporary, "PNG"))
     print(args.png_dir or args.npz or folder / "samples.png")
 
+def is_run(source):
+    return (Path(source) / CHECKPOINT).exists() or Path(source).suffix == ".pth"
+
+def image_batches(source, s, sampling, device):
+    """(number, uint8 batches) of the images of a run or checkpoint, drawn now, or of a data set as --data takes it."""
+    if is_run(source):
+        net, s, names = load_run(source, sampling.weights, device)
+        y = pick_classes(sampling.n, "", s, names).to(device)
+        return sampling.n, sample_images(torch.compile(net) if sampling.compile else net, y, s, sampling)
+    data = open_data(dataclasses.replace(s, data=source))
+    total = sampling.n if data.labels is None else len(data.labels)
+    parts = torch.arange(total).split(sampling.batch_size)
+    if data.labels is None:
+        torch.manual_seed(sampling.seed)
+        return total, (to_uint8(render_shapes(i % len(SHAPES), random_factors(len(i)), s.size)) for i in parts)
+    if data.files:
+        return total, (pixels for pixels, _ in stream(data, (part.tolist() for part in parts), s))
+    return total, (data.pixels[part] for part in parts)
+
+def collect(source, s, sampling, extract, device):
+    """One side of a comparison: {"mu", "sigma", "n", "size"}, and for images also their "features" and "logits"."""
+    if Path(source).suffix == ".npz" and Path(source).is_file():
+        with np.load(source) as file:
+            side = {key: file[key].astype(float) for key in ("mu", "sigma", "n", "size") if key in file}
+        if "mu" in side and "sigma" in side:  # statistics; those of other programs do not say n and size
+            need(side.get("size", s.size) == s.size, f"{source} is of images of another size, {side.get('size')}.")
+            return side
+    total, batches = image_batches(source, s, sampling, device)
+    moments, kept = Moments(), []
+    with tqdm(total=total, desc=f"features of {source}", unit="image", leave=False) as bar:
+        for images in batches:
+            features, logits = extract(images.to(device))
+            moments.add(features)
+            if moments.n <= 50_000:  # enough for Inception Score and KID
+                kept.append((features.cpu(), logits.cpu()))
+            bar.update(len(images))
+    need(moments.n > 1, f"{source}: there must be two images at least.")
+    if moments.n < 2048:
+        print(f"{source}: with {moments.n} images, a Frechet distance is far too high (bias, rank)", file=sys.stderr)
+    features, logits = (torch.cat(column) for column in zip(*kept))
+    sides = dict(mu=moments.mean, sigma=moments.covariance(), n=moments.n, size=s.size)
+    return sides | dict(features=features, logits=logits)
+
+def evaluate(args):
+    """python jit.py eval and stats: compare images with a reference, at each of the guidance weights and averages."""
+    device, first = choose_device(args.device), take(Sampling, args)
+    extract, sha256 = lambda images: (random_features(images), torch.zeros(len(images), 0)), None
+    if args.features == "inception":
+        network, sha256 = load_inception(args.inception, args.inception_any_hash, device)
+        extract = functools.partial(inception_features, network)
+    s = load_run(args.source, "raw", device)[1] if is_run(args.source) else Settings(size=args.size)
+    if args.command == "stats":
+        side = collect(args.source, s, first, extract, device)
+        saved = {key: side[key] for key in ("mu", "sigma", "n", "size")}
+        return write_whole(args.to, lambda path: np.savez(path.open("wb"), **saved))
+    reference, results = collect(args.reference or s.data, s, first, extract, device), []
+    for weights, cfg in itertools.product(args.weights.split(","), args.cfg):
+        side = collect(args.source, s, dataclasses.replace(first, weights=weights, cfg=cfg), extract, device)
+        need(side["mu"].shape == reference["mu"].shape, "the two sides have features of different kinds.")
+        n = int(side["n"])
+        name = f"{'rfd' if sha256 is None else 'fid'}_{n // 1000}k".replace("_0k", f"_{n}")
+        distance = frechet_distance(side["mu"], side["sigma"], reference["mu"], reference["sigma"])
+        result = {name: distance, "source": args.source, "reference": args.reference or s.data, "size": s.size, "n": n}
+        if sha256 and "logits" in side:
+            mean, deviation = inception_score(side["logits"])
+            result |= dict(inception_score=mean, inception_score_std=deviation, inception_sha256=sha256)
+        if sha256 and "features" in side and "features" in reference:
+            result |= dict(kid=kid(side["features"], reference["features"]))
+        if is_run(args.source):
+            result |= dict(weights=weights, cfg=cfg, interval=first.interval, steps=first.steps, solver=first.solver,
+                           seed=first.seed)
+        print(json.dumps(result))
+        results.append(result)
+    if is_run(args.source):
+        folder = Path(args.source) if Path(args.source).is_dir() else Path(args.source).parent
+        write_whole(folder / "metrics.json", lambda path: path.write_text(json.dumps(results, indent=1)))
+    if len(results) > 1:
+        print("\n".join(f"{r['weights']:5} cfg {r['cfg']:<5g} {name} {r[name]:.4f}" for r in results), file=sys.stderr)
+
 # Parameters in millions and multiply-adds in billions, from Tables 5 and 6 of the paper.
 PAPER = {
     ("B/16", 256): (131, 25), ("B/32", 512): (133, 26), ("B/64", 1024): (141, 30), ("L/16", 256): (459, 88),
@@ -1169,7 +1409,7 @@ def count_cost(s):
         net(*inputs)
     return sum(p.numel() for p in net.parameters() if p.requires_grad), counter.get_total_flops() // 2
 
-def info():
+def info(args):
     """python jit.py info: the paper's table of models, computed."""
     print("model  size  tokens  numbers per patch  width  bottleneck  parameters/M (paper)  multiply-adds/G (paper)")
     for model, size in [("Ti/16", 64), ("S/16", 256), *PAPER]:
@@ -1185,10 +1425,8 @@ def main(args):
     try:
         if args.command == "train":
             train(resolve(take(Settings, args)))
-        elif args.command == "sample":
-            sample(args)
         else:
-            info()
+            {"sample": sample, "eval": evaluate, "stats": evaluate, "info": info}[args.command](args)
     except Stop as error:
         print(f"jit.py {args.command}: {error.args[0]}", file=sys.stderr)
         return error.args[1]
