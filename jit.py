@@ -33,6 +33,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import glob
 import hashlib
 import itertools
 import json
@@ -116,7 +117,7 @@ class Settings:
     save_every: int = setting(500, "steps between two checkpoints", low=1)
     sample_every: int = setting(1000, "steps between two sheets of pictures", low=1)
     cfg: float = setting(2.0, "guidance weight of these pictures", low=0)
-    workers: int = setting(min(8, os.cpu_count() or 1), "processes that decode images", low=0)
+    workers: int = setting(min(8, os.cpu_count() or 1), "threads that decode images", low=1)
     device: str = setting("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
     compile: bool = setting(False, "torch.compile: a minute of waiting, then faster steps")
     resume: bool = setting(False, "insist on going on: an error where --out holds no checkpoint")
@@ -148,11 +149,14 @@ def need(condition, sentence):
     if not condition:
         raise Stop(sentence, 2)
 
+def flag(field):
+    return "--" + field.name.replace("_", "-")
+
 def check_lowest(s):
     """Refuse numbers below what their field allows."""
     for field in dataclasses.fields(s):
         value, low = getattr(s, field.name), field.metadata["low"]
-        need(None in (value, low) or value >= low, f"--{field.name} must be {low} at least, not {value}.")
+        need(None in (value, low) or value >= low, f"{flag(field)} must be {low} at least, not {value}.")
 
 def resolve(s):
     """A copy of Settings with what is None taken from --model, and what cannot work refused."""
@@ -163,6 +167,7 @@ def resolve(s):
     s = dataclasses.replace(s, **{key: value for key, value in defaults.items() if getattr(s, key) is None})
     s.out = s.out or f"runs/{Path(s.data).stem}-{name}-{s.patch}-{s.pred}"
     check_lowest(s)
+    need(max(s.dropout, s.label_drop, s.ema1, s.ema2) <= 1, "--dropout, --label-drop, --ema1 and --ema2 are 1 at most.")
     need(s.size % s.patch == 0, f"--size {s.size} is no multiple of the patch, {s.patch}.")
     need(s.width % (4 * s.heads) == 0, f"--width {s.width} is no multiple of 4 * --heads, as RoPE on two axes needs.")
     need(s.precond == "none" or s.pred == "x", f"--precond {s.precond} is for --pred x.")
@@ -184,7 +189,7 @@ class Parser(argparse.ArgumentParser):
             kinds = dict(type=meta["type"], choices=meta["choices"])
             if meta["type"] is bool:
                 kinds = dict(action=argparse.BooleanOptionalAction)
-            self.add_argument("--" + field.name.replace("_", "-"), default=default, help=help, **kinds)
+            self.add_argument(flag(field), default=default, help=help, **kinds)
 
 def take(kind, args):
     """The dataclass of these parsed flags."""
@@ -582,8 +587,8 @@ def guided_velocity(net, y, s, sampling):
     return velocity
 
 def mix_seed(*numbers):
-    """One seed from several numbers, such that none of their combinations share a stream of randomness."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    """One seed from several numbers, mixed so that seeds of neighbouring steps or images have nothing in common."""
+    return int(np.random.SeedSequence([len(numbers), *numbers]).generate_state(1)[0])
 
 def denoise(net, y, s, sampling, first=0):
     """From noise to images of classes y (B,), numbered first, first + 1, ...: the generator of `integrate`."""
@@ -726,7 +731,8 @@ def decode(path, size, channels):
 
 def open_folder(root, s):
     """FOLDER/CLASS/**/IMAGE, or FOLDER/IMAGE for unconditional data; in sorted order, so numbers keep their meaning."""
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_TYPES and path.name[0] != ".")
+    found = map(Path, glob.glob(f"{glob.escape(str(root))}/**/*", recursive=True))  # leaves out hidden files
+    paths = sorted(path for path in found if path.suffix.lower() in IMAGE_TYPES)
     need(paths, f"{root} holds no images; lay them out as {root}/CLASS/*.jpg, or {root}/*.jpg if there are no classes.")
     nested = [path for path in paths if path.parent != root]
     if nested and len(nested) < len(paths):
@@ -763,7 +769,7 @@ def open_npz(path, s):
             images, labels = file["arr_0"], file["arr_1"] if "arr_1" in file else None
     except Exception as error:
         raise Stop(f"{path} cannot be read as an .npz file with arr_0: {error}", 2) from error
-    good = images.dtype == np.uint8 and images.ndim in (3, 4) and len(images) and images[0].size
+    good = images.dtype == np.uint8 and images.size and images.shape[3:] in ((), (1,), (3,), (4,)) and images.ndim > 2
     need(good, f"{path}: arr_0 must be uint8 (n, H, W, C), not {images.dtype} {images.shape}.")
     if labels is None:
         return from_arrays(images, np.zeros(len(images)), [], s)
@@ -825,7 +831,7 @@ def training_batches(data, s, steps, parts, device):
         for _ in range(len(steps) * len(parts)):
             y = torch.randint(len(SHAPES), (b,), device=device)
             x = render_shapes(y, random_factors(b, device), s.size)
-            yield (x if s.channels == 3 else x.mean(1, keepdim=True)), y
+            yield (x if s.channels == 3 else x.mean(1, keepdim=True)), y * (s.classes > 0)
         return
     starts = [step * s.batch_size + part * b for step in steps for part in parts]
     n = len(data.labels)  # the images stand in an endless row of epochs, each shuffled anew
@@ -835,7 +841,7 @@ def training_batches(data, s, steps, parts, device):
         x = pixels.to(device, non_blocking=True).float() / 127.5 - 1
         if s.flip:
             x = torch.where(torch.rand(b, 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
-        yield x, data.labels[indices].to(device, non_blocking=True)
+        yield x, data.labels[indices].to(device, non_blocking=True) * (s.classes > 0)
 
 # ---- 8. Metrics: FID, Inception Score and KID as the official code has them, from torch-fidelity; and rfd ------------
 
@@ -1059,7 +1065,7 @@ def load_checkpoint(path):
     except FileNotFoundError as error:
         raise Stop(f"there is no checkpoint {path}.", 2) from error
     except Exception as error:  # whatever bytes may cause
-        raise Stop(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}", 2) from error
+        raise Stop(f"{path} cannot be read as a checkpoint ({type(error).__name__}).", 2) from error
     need(isinstance(checkpoint, dict) and "model" in checkpoint, f"{path} is no checkpoint of a JiT: no 'model' in it.")
     return checkpoint
 
@@ -1166,7 +1172,9 @@ def train(s):
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     data, out = open_data(s), Path(s.out)
     s.classes = len(data.names) if s.classes is None else s.classes
-    need(s.classes >= len(data.names), f"--classes {s.classes}: the data has {len(data.names)}.")
+    data.names = data.names if s.classes else []
+    need(s.classes >= len(data.names), f"--classes {s.classes} is too few: the data has {len(data.names)}.")
+    need(s.classes or not s.cls_loss, "--cls-loss needs data with classes.")
     need(s.batch_size % (s.accum * WORLD) == 0, f"--batch-size is no multiple of the {s.accum * WORLD} parts it has.")
     torch.manual_seed(s.seed)
     net = JiT(s).to(device)
@@ -1210,12 +1218,12 @@ def train(s):
         stop = stop and (log or WORLD == 1)
         if log or save or draw or stop:
             mean, by_t = summarize(seen)
-            if not math.isfinite(mean):
+            norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item()
+            if not math.isfinite(mean + norm):
                 raise Stop(f"the loss is {mean} at step {step}; the checkpoint in {out}, if any, is from before. Try a "
                            "lower --lr and another --out.", 1)
             rate = (step - logged) * s.batch_size / (time.perf_counter() - clock)
             if RANK == 0:
-                norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item()
                 line = dict(step=step, loss=mean, loss_by_t=by_t, grad_norm=norm, lr=group["lr"], images_per_s=rate,
                             gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9)
                 with open(out / "log.jsonl", "a") as file:
@@ -1296,12 +1304,13 @@ def sample(args):
     if args.trajectory:
         draw_trajectory(net, y[:4], s, sampling, folder)
         return
+    for target in filter(None, (args.png_dir, args.npz and Path(args.npz).parent)):
+        Path(target).mkdir(parents=True, exist_ok=True)
     model = torch.compile(net) if sampling.compile else net
     batches = tqdm(sample_images(model, y, s, sampling), "sampling", math.ceil(sampling.n / sampling.batch_size))
     pixels = torch.cat([batch.cpu() for batch in batches])
     arrays = pixels.permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
     if args.png_dir:
-        Path(args.png_dir).mkdir(parents=True, exist_ok=True)
         for i, array in enumerate(arrays):
             Image.fromarray(array.squeeze()).save(Path(args.png_dir) / f"{i:06d}.png")
     if args.npz:
@@ -1427,9 +1436,10 @@ def main(args):
             train(resolve(take(Settings, args)))
         else:
             {"sample": sample, "eval": evaluate, "stats": evaluate, "info": info}[args.command](args)
-    except Stop as error:
-        print(f"jit.py {args.command}: {error.args[0]}", file=sys.stderr)
-        return error.args[1]
+    except (Stop, OSError, KeyboardInterrupt) as error:
+        sentence, code = error.args if isinstance(error, Stop) else (str(error) or "interrupted", 2)
+        print(f"jit.py {args.command}: {sentence}", file=sys.stderr)
+        return 130 if isinstance(error, KeyboardInterrupt) else code
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -31,7 +31,8 @@ from jit import convert, flow_loss, integrate, interpolate
 
 PREDS, LEVELS = ("x", "eps", "v"), ("data", "oracle")
 STEPS, BATCH, LR, SAMPLES, SOLVER_STEPS = 600, 128, 4e-3, 1000, 20
-METRICS = ("off_plane", "off_curve", "sliced_w1")
+METRICS = {"off_plane": "off_plane (1 = norm of the data)", "off_curve": "off_curve (1 = std of the data)",
+           "sliced_w1": "sliced_w1 (1 = std of the data)"}  # fmt: skip
 LABEL = {"x": "x-prediction", "eps": "ε-prediction", "v": "v-prediction", "data": "true data", "oracle": "oracle"}
 COLOUR = {"x": "#0072B2", "eps": "#D55E00", "v": "#E69F00", "data": "#666666", "oracle": "#666666"}
 # One network: dimension of space and of data, hidden width, way around the hidden layers, prediction, loss.
@@ -51,8 +52,7 @@ def spiral(u):
 
 def draw_data(n, P, rng):
     """n points x = P s, an independent spiral in each pair of the d coordinates of s. -> (n, D)"""
-    u = torch.rand(n, P.shape[1] // 2, generator=rng)
-    return spiral(u).flatten(1) @ P.T  # (n, d/2) -> (n, d/2, 2) -> (n, d) -> (n, D)
+    return spiral(torch.rand(n, P.shape[1] // 2, generator=rng)).flatten(1) @ P.T  # (n, d/2, 2) -> (n, d) -> (n, D)
 
 
 class Bank(torch.nn.Module):
@@ -122,9 +122,8 @@ def bank_velocity(bank, z, t):
 
 
 def posterior_mean(z, t, P, points):
-    """E[x | z_t = z], exact for data uniform over P points (K, 2): softmax weights. (..., D) -> (..., D)"""
-    s = z @ P  # all that z says of x: the noise outside the plane is independent of both
-    squares = (s.unsqueeze(-2) - t * points).square().sum(-1)  # (..., 1, 2), (K, 2) -> (..., K)
+    """E[x | z_t = z], exact for data uniform over P points (K, 2): P^T z is all z says of x. (..., D) -> (..., D)"""
+    squares = ((z @ P).unsqueeze(-2) - t * points).square().sum(-1)  # (..., 1, 2), (K, 2) -> (..., K)
     return (-squares / (2 * (1 - t) ** 2)).softmax(-1) @ points @ P.T
 
 
@@ -144,8 +143,7 @@ def measure(x, P):
 def run_bank(runs, seed, steps=STEPS, device="cpu", tick=lambda: None):
     """Train, sample and measure a bank; with the plain one, the references. -> records, {run: (n, d) in the plane}"""
     bank, P = train(runs, seed, steps, device, tick)
-    samples = solve(lambda z, t: bank_velocity(bank, z, t), len(runs), len(P), seed, device)
-    found = dict(zip(runs, samples))
+    found = dict(zip(runs, solve(lambda z, t: bank_velocity(bank, z, t), len(runs), len(P), seed, device)))
     if runs[0] == Run(len(P)):
         points = spiral(quantiles(512))
         oracle = solve(lambda z, t: (posterior_mean(z, t, P, points) - z) / (1 - t), 1, len(P), seed)
@@ -211,7 +209,7 @@ def draw_lines(ax, records, field, metric, label):
     for pred, style in zip(LEVELS, (":", "--")):
         for level in values(records, metric, pred=pred)[:1]:
             ax.axhline(level, color=COLOUR[pred], linestyle=style, label=LABEL[pred])
-    ax.set(xscale="log", yscale="log", xlabel=label, ylabel=metric)
+    ax.set(xscale="log", yscale="log", xlabel=label, ylabel=METRICS[metric])
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
     ax.legend(fontsize=8)
@@ -234,6 +232,7 @@ def draw_studies(stored):
     figure, axes = plt.subplots(rows, 2, figsize=(8.4, 3.9 * rows), squeeze=False, layout="constrained")
     for ax, (name, plot, field, metric, label) in zip(axes.flat, panels):
         plot(ax, stored[name], field, metric, label)
+    axes.flat[-1].set_visible(len(panels) % 2 == 0)
     return figure
 
 
@@ -241,8 +240,10 @@ PANELS = (
     ("dimension", draw_lines, "D", "off_plane", "dimension D of the space"),
     ("dimension", draw_lines, "D", "sliced_w1", "dimension D of the space"),
     ("width", draw_lines, "width", "off_plane", "(a) hidden width (D = 512)"),
-    ("intrinsic", draw_lines, "d", "off_curve", "(b) dimension d of the data (D = 512)"),
-    ("combos", draw_dots, "loss", "sliced_w1", "(c) sliced_w1, hollow: D = 2, full: D = 512"),
+    ("width", draw_lines, "width", "off_curve", "(a) hidden width (D = 512)"),
+    ("intrinsic", draw_lines, "d", "off_plane", "(b) dimension d of the data (D = 512)"),
+    ("intrinsic", draw_lines, "d", "sliced_w1", "(b) dimension d of the data (D = 512)"),
+    ("combos", draw_dots, "loss", "off_curve", "(c) off_curve; hollow: D = 2, full: D = 512"),
     ("skip", draw_dots, "skip", "off_plane", "(d) off_plane (D = 512)"),
 )
 
@@ -272,8 +273,7 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     torch.set_num_threads(1)  # small products: more threads gain little, and stall where cores are shared
-    seeds = range(args.seed, args.seed + args.seeds)
-    jobs = [(runs, seed) for runs in study(args.sweep, args.dims) for seed in seeds]
+    jobs = [(runs, args.seed + i) for runs in study(args.sweep, args.dims) for i in range(args.seeds)]
     jobs = [(runs, seed) for runs, seed in jobs if runs[0].width < 1024 or seed == args.seed]  # wide: one seed
     cost = {runs: len(runs) * runs[0].width * (2 * runs[0].D + 3 * runs[0].width) for runs, _ in jobs}
     total = args.steps * sum(cost[runs] for runs, _ in jobs)
