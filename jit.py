@@ -216,7 +216,7 @@ def parse_flags(words=None):
         measure.add_argument("--features", choices=("inception", "rfd"), default="inception", help="rfd: no download")
         measure.add_argument("--inception", help="file of the Inception weights (default: torch.hub's, or a download)")
         measure.add_argument("--inception-any-hash", action="store_true", help="take other weights than everyone's")
-        measure.add_argument("--size", type=int, default=64, help="of images that are not from a run (default: 64)")
+        measure.add_argument("--size", type=int, help="side in pixels of images that are not from a run")
         if name == "stats":
             measure.add_argument("--to", required=True, help="the .npz file to write: mu, sigma, n, size")
             continue
@@ -602,6 +602,8 @@ def sample_images(net, y, s, sampling):
     for first in range(0, len(y), sampling.batch_size):
         for _, _, x in denoise(net, y[first : first + sampling.batch_size], s, sampling, first):
             pass  # the last x is the image
+        if not x.isfinite().all():
+            raise Stop("the network puts out numbers that are not finite: the run has failed.", 1)
         yield to_uint8(x)
 
 def to_uint8(x):
@@ -920,18 +922,18 @@ def inception_layer(network, block, layer, x):
 @torch.no_grad()
 def inception_features(network, images):
     """uint8 images (B, 1 or 3, H, W) of any size -> features (B, 2048), Inception Score logits (B, 1008); in fp32."""
+    assert images.dtype == torch.uint8, "images in [-1, 1] would all look alike"
     x = images.expand(-1, 3, -1, -1).float()
     x = (resize_tf1(resize_tf1(x, dim=3), dim=2) - 128) / 128  # (B, 3, 299, 299)
     x = x.contiguous(memory_format=torch.channels_last)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for block, table in INCEPTION.items():
-            branches = []
-            for branch in table.split("; "):
-                y = x
-                for step in branch.split(", "):
-                    y = torch.cat([inception_layer(network, block, layer, y) for layer in step.split(" | ")], 1)
-                branches.append(y)
-            x = torch.cat(branches, 1)
+    for block, table in INCEPTION.items():
+        branches = []
+        for branch in table.split("; "):
+            y = x
+            for step in branch.split(", "):
+                y = torch.cat([inception_layer(network, block, layer, y) for layer in step.split(" | ")], 1)
+            branches.append(y)
+        x = torch.cat(branches, 1)
     features = x.mean((2, 3))  # (B, 2048, 8, 8) -> (B, 2048)
     return features, features @ network["fc"][0].T  # torch-fidelity's Inception Score leaves out the bias
 
@@ -951,6 +953,7 @@ def random_features(images):
     Of each of three layers the mean and the spread of every channel over the image; and, since those do not know where
     things are, the mean colours of a 4 x 4 grid.
     """
+    assert images.dtype == torch.uint8, "images in [-1, 1] would all look alike"
     if len(images) > 16:  # more would not fit into the cache of a CPU
         return torch.cat([random_features(part) for part in images.split(16)])
     x = images.expand(-1, 3, -1, -1).float() / 127.5 - 1
@@ -982,7 +985,7 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
     """|mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr (S1 S2)^(1/2), between two Gaussians.
 
     With S = R R^T the last trace is the sum of the singular values of R1^T R2. So nothing is ever complex, and any rank
-    will do, where scipy's sqrtm(S1 S2) errs by 1e-4 if there are fewer images than features.
+    will do, where the square root of S1 S2 itself is inexact if there are fewer images than features.
     """
     roots = []
     for sigma in (sigma1, sigma2):
@@ -1036,7 +1039,6 @@ def choose_device(name):
         return torch.device(name)
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # set by torchrun
     torch.cuda.set_device(device)
-    torch.set_float32_matmul_precision("high")
     return device
 
 def make_optimizer(net, s, device):
@@ -1343,10 +1345,15 @@ def image_batches(source, s, sampling, device):
 def collect(source, s, sampling, extract, device):
     """One side of a comparison: {"mu", "sigma", "n", "size"}, and for images also their "features" and "logits"."""
     if Path(source).suffix == ".npz" and Path(source).is_file():
-        with np.load(source) as file:
-            side = {key: file[key].astype(float) for key in ("mu", "sigma", "n", "size") if key in file}
-        if "mu" in side and "sigma" in side:  # statistics; those of other programs do not say n and size
+        try:
+            with np.load(source) as file:  # statistics, or images; other programs' statistics do not tell n and size
+                side = {key: file[key].astype(float) for key in ("mu", "sigma", "n", "size") if key in file}
+        except Exception as error:
+            raise Stop(f"{source} cannot be read as an .npz file: {error}", 2) from error
+        if "mu" in side and "sigma" in side:
             need(side.get("size", s.size) == s.size, f"{source} is of images of another size, {side.get('size')}.")
+            d = side["mu"].size
+            need(side["sigma"].shape == (d, d) and np.isfinite(side["sigma"]).all(), f"{source}: mu and sigma do not fit.")
             return side
     total, batches = image_batches(source, s, sampling, device)
     moments, kept = Moments(), []
@@ -1354,34 +1361,37 @@ def collect(source, s, sampling, extract, device):
         for images in batches:
             features, logits = extract(images.to(device))
             moments.add(features)
-            if moments.n <= 50_000:  # enough for Inception Score and KID
+            if total <= 50_000:  # more would fill the memory
                 kept.append((features.cpu(), logits.cpu()))
             bar.update(len(images))
     need(moments.n > 1, f"{source}: there must be two images at least.")
     if moments.n < 2048:
         print(f"{source}: with {moments.n} images, a Frechet distance is far too high (bias, rank)", file=sys.stderr)
-    features, logits = (torch.cat(column) for column in zip(*kept))
-    sides = dict(mu=moments.mean, sigma=moments.covariance(), n=moments.n, size=s.size)
-    return sides | dict(features=features, logits=logits)
+    side = dict(mu=moments.mean, sigma=moments.covariance(), n=moments.n, size=s.size)
+    return side | {key: torch.cat(column) for key, column in zip(("features", "logits"), zip(*kept))}
 
 def evaluate(args):
     """python jit.py eval and stats: compare images with a reference, at each of the guidance weights and averages."""
     device, first = choose_device(args.device), take(Sampling, args)
+    check_lowest(first)
+    torch.backends.cudnn.allow_tf32 = False
     extract, sha256 = lambda images: (random_features(images), torch.zeros(len(images), 0)), None
     if args.features == "inception":
         network, sha256 = load_inception(args.inception, args.inception_any_hash, device)
         extract = functools.partial(inception_features, network)
+    need(is_run(args.source) or args.size, "give --size, the side of the images in pixels.")
     s = load_run(args.source, "raw", device)[1] if is_run(args.source) else Settings(size=args.size)
     if args.command == "stats":
         side = collect(args.source, s, first, extract, device)
         saved = {key: side[key] for key in ("mu", "sigma", "n", "size")}
         return write_whole(args.to, lambda path: np.savez(path.open("wb"), **saved))
-    reference, results = collect(args.reference or s.data, s, first, extract, device), []
+    other = dataclasses.replace(first, seed=first.seed + 1)  # not the same shapes on both sides
+    reference, results = collect(args.reference or s.data, s, other, extract, device), []
     for weights, cfg in itertools.product(args.weights.split(","), args.cfg):
         side = collect(args.source, s, dataclasses.replace(first, weights=weights, cfg=cfg), extract, device)
         need(side["mu"].shape == reference["mu"].shape, "the two sides have features of different kinds.")
         n = int(side["n"])
-        name = f"{'rfd' if sha256 is None else 'fid'}_{n // 1000}k".replace("_0k", f"_{n}")
+        name = f"{'fid' if sha256 else 'rfd'}_" + (f"{n // 1000}k" if n % 1000 == 0 else str(n))
         distance = frechet_distance(side["mu"], side["sigma"], reference["mu"], reference["sigma"])
         result = {name: distance, "source": args.source, "reference": args.reference or s.data, "size": s.size, "n": n}
         if sha256 and "logits" in side:
@@ -1395,8 +1405,9 @@ def evaluate(args):
         print(json.dumps(result))
         results.append(result)
     if is_run(args.source):
-        folder = Path(args.source) if Path(args.source).is_dir() else Path(args.source).parent
-        write_whole(folder / "metrics.json", lambda path: path.write_text(json.dumps(results, indent=1)))
+        file = (Path(args.source) if Path(args.source).is_dir() else Path(args.source).parent) / "metrics.json"
+        before = json.loads(file.read_text()) if file.exists() else []
+        write_whole(file, lambda path: path.write_text(json.dumps(before + results, indent=1)))
     if len(results) > 1:
         print("\n".join(f"{r['weights']:5} cfg {r['cfg']:<5g} {name} {r[name]:.4f}" for r in results), file=sys.stderr)
 
