@@ -12,8 +12,8 @@ a line, mean of 32 lines. References: "true data", a second draw; "oracle", the 
 Chosen where the paper is silent, by trying: AdamW, 600 steps of 128, lr 4e-3 (50 of warm-up, to 0 from half-way);
 logit t ~ N(0.5, 1.5^2), stratified (images: -0.8, 0.8; a curve has detail at lower noise), t as one more input; 20 Heun
 steps: the last call is at t = 0.95, so that jit.py's clip max(1 - t, 0.05) never bites and leaves no noise behind.
-Lessons: (1) The prediction decides, not the loss: eps and v ask for D numbers through 256 units, x for d. (2) A way for
-z around the units, if learned, repairs most of v; one that makes x cancel noise ruins x. (3) x needs d << D: with d = 32
+Lessons: (1) The prediction decides, not the loss: eps and v ask 256 units for D numbers, x for d. (2) A way for z
+around the units, if learned, repairs most of v; one that makes x cancel noise ruins x. (3) x needs d << D: with d = 32
 (16 spirals at once) it still finds the subspace, but not the spirals. (4) Four times the width saves neither eps nor v.
 """
 
