@@ -217,12 +217,12 @@ def parse_flags(words=None):
         measure.add_argument("--inception", help="file of the Inception weights (default: torch.hub's, or a download)")
         measure.add_argument("--inception-any-hash", action="store_true", help="take other weights than everyone's")
         measure.add_argument("--size", type=int, help="side in pixels of images that are not from a run")
-        if name == "stats":
-            measure.add_argument("--to", required=True, help="the .npz file to write: mu, sigma, n, size")
-            continue
-        measure.add_argument("--reference", help="as source, or statistics (default: the run's training data)")
         measure.add_argument("--cfg", type=numbers, default=(2.0,), help="guidance weights to try (default: 2)")
         measure.add_argument("--weights", default="ema1", help="weights to try: raw,ema1,ema2 (default: ema1)")
+        if name == "stats":
+            measure.add_argument("--to", required=True, help="the .npz file to write: mu, sigma, n, size")
+        else:
+            measure.add_argument("--reference", help="as source, or statistics (default: the run's training data)")
     commands.add_parser("info", help="the paper's table of models, computed")
     return parser.parse_args(words)
 
@@ -1294,11 +1294,17 @@ def draw_trajectory(net, y, s, sampling, folder):
         temporary, "GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0))
     print(f"{folder / 'trajectory.png'} and {folder / 'trajectory.gif'}")
 
-def sample(args):
-    """python jit.py sample RUN: draw images to a sheet, single files, an .npz file, or the whole way from the noise."""
+def take_sampling(args):
+    """The Sampling of parsed flags, checked."""
     sampling = take(Sampling, args)
     check_lowest(sampling)
     need(len(sampling.interval) == 2, "--interval needs two numbers, such as 0.1,1.")
+    need(sampling.weights in WEIGHTS, f"--weights {sampling.weights}: choose from {', '.join(WEIGHTS)}.")
+    return sampling
+
+def sample(args):
+    """python jit.py sample RUN: draw images to a sheet, single files, an .npz file, or the whole way from the noise."""
+    sampling = take_sampling(args)
     device = choose_device(sampling.device)
     net, s, names = load_run(args.run, sampling.weights, device)
     y = pick_classes(sampling.n, args.classes, s, names).to(device)
@@ -1353,7 +1359,7 @@ def collect(source, s, sampling, extract, device):
         if "mu" in side and "sigma" in side:
             need(side.get("size", s.size) == s.size, f"{source} is of images of another size, {side.get('size')}.")
             d = side["mu"].size
-            need(side["sigma"].shape == (d, d) and np.isfinite(side["sigma"]).all(), f"{source}: mu and sigma do not fit.")
+            need(side["sigma"].shape == (d, d) and np.isfinite(side["sigma"]).all(), f"{source}: mu and sigma differ.")
             return side
     total, batches = image_batches(source, s, sampling, device)
     moments, kept = Moments(), []
@@ -1372,8 +1378,10 @@ def collect(source, s, sampling, extract, device):
 
 def evaluate(args):
     """python jit.py eval and stats: compare images with a reference, at each of the guidance weights and averages."""
-    device, first = choose_device(args.device), take(Sampling, args)
-    check_lowest(first)
+    device, tried = choose_device(args.device), []
+    for weights, cfg in itertools.product(args.weights.split(","), args.cfg):
+        args.weights, args.cfg = weights, cfg
+        tried.append(take_sampling(args))
     torch.backends.cudnn.allow_tf32 = False
     extract, sha256 = lambda images: (random_features(images), torch.zeros(len(images), 0)), None
     if args.features == "inception":
@@ -1382,13 +1390,13 @@ def evaluate(args):
     need(is_run(args.source) or args.size, "give --size, the side of the images in pixels.")
     s = load_run(args.source, "raw", device)[1] if is_run(args.source) else Settings(size=args.size)
     if args.command == "stats":
-        side = collect(args.source, s, first, extract, device)
+        side = collect(args.source, s, tried[0], extract, device)
         saved = {key: side[key] for key in ("mu", "sigma", "n", "size")}
         return write_whole(args.to, lambda path: np.savez(path.open("wb"), **saved))
-    other = dataclasses.replace(first, seed=first.seed + 1)  # not the same shapes on both sides
+    other = dataclasses.replace(tried[0], seed=args.seed + 1)  # not the same shapes on both sides
     reference, results = collect(args.reference or s.data, s, other, extract, device), []
-    for weights, cfg in itertools.product(args.weights.split(","), args.cfg):
-        side = collect(args.source, s, dataclasses.replace(first, weights=weights, cfg=cfg), extract, device)
+    for sampling in tried:
+        side = collect(args.source, s, sampling, extract, device)
         need(side["mu"].shape == reference["mu"].shape, "the two sides have features of different kinds.")
         n = int(side["n"])
         name = f"{'fid' if sha256 else 'rfd'}_" + (f"{n // 1000}k" if n % 1000 == 0 else str(n))
@@ -1400,8 +1408,7 @@ def evaluate(args):
         if sha256 and "features" in side and "features" in reference:
             result |= dict(kid=kid(side["features"], reference["features"]))
         if is_run(args.source):
-            result |= dict(weights=weights, cfg=cfg, interval=first.interval, steps=first.steps, solver=first.solver,
-                           seed=first.seed)
+            result |= dataclasses.asdict(sampling) | dict(n=n)
         print(json.dumps(result))
         results.append(result)
     if is_run(args.source):

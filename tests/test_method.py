@@ -666,6 +666,16 @@ def test_image_depends_on_its_number_and_seed_only():
     assert math.isclose(noise.std(), s.noise_scale, rel_tol=0.05)
 
 
+def test_seeds_do_not_repeat():
+    """Image (seed, i) and training step (seed, i, 0) need streams of their own, and 30,000 images no equal pair.
+
+    With 32 bits an equal pair would be in 10% of such sets, and with (a, b) padded to (a, b, 0) in all.
+    """
+    seeds = {jit.mix_seed(0, i) for i in range(30_000)} | {jit.mix_seed(0, i, 0) for i in range(100)}
+    assert len(seeds) == 30_100 and max(seeds) > 2**40
+    assert len({jit.mix_seed(*numbers) for numbers in [(1, 2), (2, 1), (1, 2, 0), (0, 1, 2)]}) == 4
+
+
 def test_images_are_rounded_and_clipped_at_the_end():
     """-1 is 0, 1 is 255, beyond is clipped, between is rounded: as the official code writes images."""
     levels = torch.arange(256)
