@@ -636,10 +636,10 @@ def shape_outlines():
     heart_y = 5 * (2 * angle).cos() + 2 * (3 * angle).cos() - 13 * angle.cos() - 1
     arm = torch.tensor([0.32 - 0.9j, 0.32 - 0.32j, 0.9 - 0.32j])  # a quarter of the cross
     return {
-        "disc": [around([0.85] * 120)],
+        "disc": [around([0.82] * 120)],
         "ring": [around([0.9] * 120), around([0.5] * 120)],
         "triangle": [around([1.1] * 3) + 0.2j],
-        "square": [around([1.05] * 4) * 1j**0.5],
+        "square": [around([1.12] * 4) * 1j**0.5],
         "star": [around([1.05, 0.42] * 5)],
         "heart": [torch.complex(16 * angle.sin() ** 3, heart_y) / 16],
         "cross": [torch.cat([arm * 1j**quarter for quarter in range(4)])],
