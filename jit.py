@@ -1041,13 +1041,13 @@ def choose_device(name):
     torch.cuda.set_device(device)
     return device
 
-def make_optimizer(net, s, device):
+def make_optimizer(net, s):
     """AdamW, in two groups as in the official code (one for weight decay, which is 0), so that its state fits there."""
     groups = [{"params": []}, {"params": []}]
     for name, p in net.named_parameters():
         if p.requires_grad:
             groups[0 if p.dim() == 1 or name.endswith(".bias") else 1]["params"].append(p)
-    return torch.optim.AdamW(groups, s.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda")
+    return torch.optim.AdamW(groups, s.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
 def save_checkpoint(path, net, averages, optimizer, step, s, data):
     """The official layout, parameter names with the prefix "net."; and settings, step and class names as plain data."""
@@ -1182,7 +1182,7 @@ def train(s):
     net = JiT(s).to(device)
     parameters = list(net.parameters())
     averages = {key: [p.detach().clone() for p in parameters] for key in EMA_WINDOW}
-    optimizer = make_optimizer(net, s, device)
+    optimizer = make_optimizer(net, s)
     done = resume(s, net, averages, optimizer)
     if RANK == 0:
         open_run(out, s, data, net, done, device)
