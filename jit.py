@@ -615,7 +615,7 @@ def to_uint8(x):
 # ---- 6. Built-in data: ten shapes, drawn as they are needed ----------------------------------------------------------
 
 SHAPES = ["disc", "ring", "triangle", "square", "star", "heart", "cross", "moon", "flower", "gear"]
-FACTORS = {  # all that varies within a class: each class is a manifold of seven dimensions in pixel space
+FACTORS = {  # all that varies within a class, so that it is a manifold of seven dimensions (disc and ring: six)
     "x": (-0.15, 0.15), "y": (-0.15, 0.15),  # the centre; a picture reaches from -1 to 1, y points down
     "size": (0.58, 0.77), "angle": (-0.31, 0.31),  # about half the width; 18 degrees either way
     "hue": (0.0, 1.0), "background_hue": (0.0, 1.0), "background_brightness": (0.58, 0.82),  # hues are circles
