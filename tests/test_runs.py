@@ -161,8 +161,8 @@ def test_grey_and_16_bit_images():
     """Grey, grey with alpha, 1 and 16 bits: a 16-bit image must be scaled, not clipped or wrapped."""
     ramp = np.repeat(np.arange(32)[None] * 8, 32, 0)  # 0 ... 248 from left to right
     Image.fromarray(ramp.astype(np.uint8)).save("8.png")
-    Image.fromarray((ramp * 257).astype(np.uint16)).save("16.png")
-    Image.fromarray((ramp * 257).astype(np.int32)).save("32.tif")
+    Image.fromarray((ramp * 256 + 77).astype(np.uint16)).save("16.png")
+    Image.fromarray((ramp * 256 + 77).astype(np.int32)).save("32.tif")
     Image.fromarray(np.stack([ramp, np.full_like(ramp, 255)], -1).astype(np.uint8)).save("la.png")
     expected = torch.arange(16) * 16 + 4  # the mean of two neighbours
     for name in ("8.png", "16.png", "32.tif", "la.png"):
@@ -654,6 +654,17 @@ def test_sample_matches_the_library(run):
     *_, (_, z, _) = jit.denoise(net, torch.tensor([0, 1]), s, jit.Sampling(steps=3, cfg=1.5, seed=7))
     pixels = ((z + 1) * 127.5).clamp(0, 255).permute(0, 2, 3, 1).numpy()
     assert np.abs(np.load("a.npz")["arr_0"] - pixels).max() <= 0.51
+
+
+def test_ctrl_c_while_sampling(run, monkeypatch, capsys):
+    """Exit 130 and one line; only training has something to save."""
+
+    def sample_images(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jit, "sample_images", sample_images)
+    assert call("sample", run) == 130
+    assert capsys.readouterr().err.count("jit.py sample") == 1
 
 
 def test_trajectory(run):
