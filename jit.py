@@ -102,7 +102,7 @@ class Settings:
     mlp: str = setting("swiglu", "SwiGLU or GELU (Table 4)", choices=("swiglu", "gelu"))
     cls_loss: float = setting(0.0, "weight of the classification loss, in the paper about 100 (Table 11)", low=0)
     # Training
-    steps: int = setting(3000, "training steps; raise it to go on with a finished run", low=1)
+    steps: int = setting(2500, "training steps; raise it to go on with a finished run", low=1)
     batch_size: int = setting(32, "images per step, over all GPUs and parts together", low=1)
     accum: int = setting(1, "parts of a batch that each GPU computes one after the other, to save memory", low=1)
     lr: float = setting(None, "learning rate (default: Ti 2e-3, S 5e-4, others 5e-5 * batch size / 256)", float, low=0)

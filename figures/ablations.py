@@ -298,7 +298,8 @@ def train_all(study, args):
     try:
         while waiting or running:
             while waiting and len(running) < args.jobs:
-                running[waiting[0]] = start_process(waiting.pop(0), study, args)
+                out = waiting.pop(0)
+                running[out] = start_process(out, study, args)
             time.sleep(0.5)
             for out in [out for out, process in running.items() if process.poll() is not None]:
                 failed += [out] if running.pop(out).returncode else []
