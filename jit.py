@@ -150,6 +150,7 @@ def need(condition, sentence):
         raise Stop(sentence, 2)
 
 def flag(field):
+    """Its name on the command line: batch_size -> --batch-size."""
     return "--" + field.name.replace("_", "-")
 
 def check_lowest(s):
@@ -372,8 +373,8 @@ class Attention(nn.Module):
     def __init__(self, s, dropout):
         super().__init__()
         self.heads = s.heads
-        self.q_norm, self.k_norm = (
-            nn.RMSNorm(s.width // s.heads, eps=1e-6) if s.qk_norm else nn.Identity() for _ in range(2))
+        self.q_norm = nn.RMSNorm(s.width // s.heads, eps=1e-6) if s.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(s.width // s.heads, eps=1e-6) if s.qk_norm else nn.Identity()
         self.qkv = nn.Linear(s.width, 3 * s.width)
         self.proj = nn.Linear(s.width, s.width)
         self.dropout = nn.Dropout(dropout)
@@ -471,9 +472,10 @@ class JiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight.data.flatten(1))  # a view: a convolution counts as a matrix
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        small = [self.y_embedder["embedding_table"], self.t_embedder["mlp"][0], self.t_embedder["mlp"][2]]
-        for weight in [module.weight for module in small] + [getattr(self, "in_context_posemb", torch.empty(0))]:
-            nn.init.normal_(weight, std=0.02)
+        for module in [self.y_embedder["embedding_table"], self.t_embedder["mlp"][0], self.t_embedder["mlp"][2]]:
+            nn.init.normal_(module.weight, std=0.02)
+        if self.s.context_tokens:
+            nn.init.normal_(self.in_context_posemb, std=0.02)
         for module in [*self.blocks, self.final_layer]:
             nn.init.zeros_(module.adaLN_modulation[1].weight)
         nn.init.zeros_(self.final_layer.linear.weight)
@@ -1222,8 +1224,8 @@ def train(s):
             mean, by_t = summarize(seen)
             norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item()
             if not math.isfinite(mean + norm):
-                raise Stop(f"the loss is {mean} at step {step}; the checkpoint in {out}, if any, is from before. Try a "
-                           "lower --lr and another --out.", 1)
+                raise Stop(f"at step {step} the loss is {mean}, its gradient {norm}; the checkpoint in {out}, if any, is "
+                           "from before. Try a lower --lr and another --out.", 1)
             rate = (step - logged) * s.batch_size / (time.perf_counter() - clock)
             if RANK == 0:
                 line = dict(step=step, loss=mean, loss_by_t=by_t, grad_norm=norm, lr=group["lr"], images_per_s=rate,
@@ -1330,6 +1332,7 @@ def sample(args):
     print(args.png_dir or args.npz or folder / "samples.png")
 
 def is_run(source):
+    """Whether this is a trained network, not images."""
     return (Path(source) / CHECKPOINT).exists() or Path(source).suffix == ".pth"
 
 def image_batches(source, s, sampling, device):

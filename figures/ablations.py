@@ -2,19 +2,19 @@
 
     python figures/ablations.py nine                              Table 2: predict x, eps or v; loss on x, eps or v
     python figures/ablations.py nine --scale gpu --data PHOTOS    the same on photographs, PHOTOS/CLASS/*.jpg, on a GPU
-    python figures/ablations.py shift bottleneck                  more: ladder precond resolution solver guidance lossbyt
+    python figures/ablations.py shift bottleneck                  also: ladder precond resolution solver guidance lossbyt
     python figures/ablations.py nine --draw-only                  table and figure again, from what is there
 
-A study is a list of cells; a cell is a network to train, how to sample it, and its place in the figure. Cells that need
-the same network share it, across studies too. All that is trained, drawn and scored is kept in runs/ablations/SCALE, and
-a study that was stopped, or killed, goes on there. It leaves figures/STUDY.png, the pictures (same seeds in every cell),
+A study is a list of cells; a cell is a network to train, how to sample it, and its place in the figure. Cells that
+need the same network share it, across studies too. All that is trained and drawn is kept in runs/ablations/SCALE, and a
+study that was stopped, or killed, goes on there. It leaves figures/STUDY.png, the pictures (same seeds in every cell),
 and figures/STUDY.md, the numbers.
 
-Scores    rfd: Frechet distance on the features of a small fixed random network (jit.random_features). Needs no download,
-          is not FID, and compares within one table only. Beside it the floor, what other real images score.
+Scores    rfd: Frechet distance on the features of a small fixed random network (jit.random_features). It needs no
+          download, is not FID, and compares within one table only. Beside it the floor, what other real images score.
           FID, of as many images as the table says, if the Inception weights are there (`python jit.py eval` gets them).
-Settings  Tables 2, 3, 10 and Figure 4 are, as in the paper, without RoPE, qk-norm, in-context tokens, guidance interval
-          and (but for Figure 4) bottleneck. The paper sweeps guidance weight and EMA for every entry; here they are fixed.
+Settings  Tables 2, 3, 10 and Figure 4 are, as in the paper, without RoPE, qk-norm, in-context tokens, guidance
+          interval and (but for Figure 4) bottleneck. The paper sweeps guidance and EMA for each entry; here they are fixed.
 """
 
 import argparse
@@ -54,7 +54,7 @@ SCALES = {
         train=dict(model="S/16", batch_size=128, steps=2500), draw=dict(cfg=2.0, steps=25, batch_size=500),
         n=2000, reference=20000, large=(64, 16), small=(64, 4), sizes=[(64, 16), (128, 32), (256, 64)]),
     "toy": dict(  # seconds, to see that everything works
-        train=dict(model="Ti/16", depth=2, width=32, heads=2, batch_size=4, steps=6, warmup=1, save_every=2, log_every=1),
+        train=dict(model="Ti/16", depth=2, width=32, heads=2, batch_size=4, steps=6, save_every=2, log_every=1),
         draw=dict(steps=2, batch_size=9), n=9, reference=30, large=(16, 16), small=(8, 4), sizes=[(16, 4), (32, 8)]),
 }  # fmt: skip
 PLAIN = dict(rope=False, qk_norm=False, context_tokens=0)  # the network of Tables 2, 3, 10 and Figure 4
@@ -90,14 +90,15 @@ def large(scale, **train):
 def shift(scale):
     paper = {0.0: (14.44, 464.25, 120.03), -0.4: (9.79, 372.91, 109.93), -0.8: (8.62, 372.36, 96.53),
              -1.2: (8.99, 355.25, 106.85)}  # fmt: skip
-    cells = [Cell("", f"μ = {mu}", PREDICTION[pred], large(scale, **PLAIN, bottleneck=0, pred=pred, mu=mu), ALWAYS, fid)
+    train = large(scale, **PLAIN, bottleneck=0)
+    cells = [Cell("", f"μ = {mu}", PREDICTION[pred], train | dict(pred=pred, mu=mu), ALWAYS, fid)
              for mu, fids in paper.items() for pred, fid in zip(PREDS, fids)]  # fmt: skip
     return Study("Which noise levels to train at: logit t ~ N(μ, 0.8²) (Table 3)", "prediction", cells)
 
 def bottleneck(scale):
     paper = {0: 8.62, 16: 9.40, 128: 7.48}  # the others are 8.38, 8.15, 7.89 and 7.35; we do not know which is which
-    cells = [Cell("", "x-prediction", f"{rank or 'none'}", large(scale, **PLAIN, bottleneck=rank), ALWAYS, paper.get(rank))
-             for rank in (0, 8, 16, 32, 64, 128, 256, 512)]  # fmt: skip
+    cells = [Cell("", "x-prediction", f"{r or 'none'}", large(scale, **PLAIN, bottleneck=r), ALWAYS, paper.get(r))
+             for r in (0, 8, 16, 32, 64, 128, 256, 512)]  # fmt: skip
     return Study("A bottleneck of r numbers in the patch embedding (Figure 4)", "r", cells, "log")
 
 def ladder(scale):
@@ -117,8 +118,10 @@ def precond(scale):
 
 def resolution(scale):
     smallest = scale["sizes"][0][0]  # all are scored at this size, or the numbers would not compare
-    cells = [Cell("", "x-prediction", f"{size} px, patch {patch}", dict(size=size, patch=patch, noise_scale=size / 64), LATER,
-                  fid, smallest) for (size, patch), fid in zip(scale["sizes"], (4.37, 4.64, 4.82))]  # fmt: skip
+    cells = []
+    for (size, patch), fid in zip(scale["sizes"], (4.37, 4.64, 4.82)):
+        train = dict(size=size, patch=patch, noise_scale=size / 64)  # as in the paper, the noise grows with the image
+        cells.append(Cell("", "x-prediction", f"{size} px, patch {patch}", train, LATER, fid, smallest))
     return Study("More pixels, the same number of tokens (Table 5)", "image", cells)
 
 def solver(scale):
@@ -144,11 +147,11 @@ STUDIES = {f.__name__: f for f in (nine, shift, bottleneck, ladder, precond, res
 TIMES = [(i + 0.5) / 20 for i in range(20)]  # where the loss over t is measured
 
 def settings_of(cell, args):
-    """jit.Settings of a cell; its folder has a name from all in which they differ from those of `python jit.py train`."""
+    """jit.Settings of a cell; their folder is named by all in which they differ from those of `python jit.py train`."""
     common = dict(data=args.data, cfg=1.0, sample_every=10**9, device="auto" if args.scale == "gpu" else "cpu")
     s = jit.resolve(jit.Settings(**common | SCALES[args.scale]["train"] | cell.train))
-    usual = dataclasses.asdict(jit.resolve(jit.Settings()))
-    special = {key: value for key, value in dataclasses.asdict(s).items() if value != usual[key] and key not in jit.CHANGEABLE}
+    usual, ours = dataclasses.asdict(jit.resolve(jit.Settings())), dataclasses.asdict(s)
+    special = {key: ours[key] for key in ours if ours[key] != usual[key] and key not in jit.CHANGEABLE}
     digest = hashlib.sha256(json.dumps(special | dict(steps=s.steps), sort_keys=True).encode()).hexdigest()[:6]
     return dataclasses.replace(s, out=str(args.runs / args.scale / f"{s.size}px-{s.pred}-{s.loss}-{digest}"))
 
@@ -171,7 +174,7 @@ def real_images(s, n, seed):
     return jit.to_uint8(torch.cat([x for x, _ in batches])), torch.cat([y for _, y in batches])
 
 def statistics(pixels, side, device):
-    """{score: (mean, covariance)} of the features of uint8 images, averaged down to this side, for each score there is."""
+    """{score: (mean, covariance)} of the features of uint8 images, averaged down to this side."""
     pixels = F.avg_pool2d(pixels.float(), pixels.shape[-1] // side).round().to(torch.uint8)
     extractors, folder = {"rfd": jit.random_features}, Path(torch.hub.get_dir()) / "checkpoints"
     if any((folder / name).exists() for name in jit.INCEPTION_FILES):
@@ -228,7 +231,7 @@ def facts(s, net, device):
                 loss_over_t=loss_over_t(net, s, device))  # fmt: skip
 
 def work(s, cells, args):
-    """Train a network, unless it is trained, then draw and score its cells; results.json holds all that is known of it."""
+    """Train a network, unless it is trained; draw and score its cells; put all that is known of it into results.json."""
     out, device = Path(s.out), jit.choose_device(s.device)
     try:
         jit.train(s)
@@ -278,12 +281,13 @@ def start_process(out, study, args):
     """This script again, for one network; what it says goes to OUT.txt."""
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, study, "--scale", args.scale, "--data", args.data, "--runs", str(args.runs)]
-    threads = {} if args.scale == "gpu" else dict(OMP_NUM_THREADS="1")
+    environment = os.environ | ({} if args.scale == "gpu" else dict(OMP_NUM_THREADS="1"))
     with open(f"{out}.txt", "a") as log:
-        return subprocess.Popen([*command, "--only", out], stdin=subprocess.PIPE, stdout=log, stderr=log, env=os.environ | threads)
+        pipes = dict(stdin=subprocess.PIPE, stdout=log, stderr=log)
+        return subprocess.Popen([*command, "--only", out], **pipes, env=environment)
 
 def follow_parent():
-    """In such a process: end it when the one that started it is gone, however it went. Its end of the pipe closes then."""
+    """In such a process: end it when the one that started it is gone; however it went, its end of the pipe closes."""
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -337,46 +341,44 @@ def distinct(cells, part):
 def panels_of(study):
     return [[cell for cell in study.cells if cell.panel == panel] for panel in distinct(study.cells, "panel")]
 
-def last_losses(run, result):
-    """The v-loss late in training, instead of a score of pictures."""
+def caption(run, result):
+    """The scores of a cell in words."""
+    return ", ".join(f"{name} {short(score)}" for name, score in result["scores"].items()) if result else "not run"
+
+def v_loss(run, result):
+    """Instead, for Figure 7: the v-loss late in training."""
     log = jit.read_log(run["settings"]["out"]) if result else []
-    return {"v-loss, mean of the last fifth of the training": np.mean([line["loss"] for line in log[-len(log) // 5 :]])}
+    return f"v-loss {np.mean([line['loss'] for line in log[-len(log) // 5 :]]):.3f}" if log else "not run"
 
 def write_table(name, study, args):
-    """figures/NAME.md: a table for each panel and score, and how the numbers came about."""
-    lines, known = [f"# {study.title}", ""], []
+    """figures/NAME.md: the scores of each panel, and how they came about."""
+    found = {cell[:3]: look_up(cell, args) for cell in study.cells}
+    known = [(run, result) for run, result in found.values() if result]
+    jit.need(known, f"there is nothing of {name} in {args.runs / args.scale} yet.")
+    lines, describe = [f"# {study.title}", ""], v_loss if name == "lossbyt" else caption
     for cells in panels_of(study):
         lines += [f"## {cells[0].panel}", ""] if cells[0].panel else []
-        found = {(cell.row, cell.column): (cell, *look_up(cell, args)) for cell in cells}
-        done = [(run, result) for _, run, result in found.values() if result]
-        known += done
-        rows, columns = distinct(cells, "row"), distinct(cells, "column")
-        score_of = last_losses if name == "lossbyt" else lambda run, result: result["scores"]
-        for score in score_of(*done[0]) if done else []:
-            lines += [f"| {score} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-            for row in rows:
-                entries = []
-                for cell, run, result in (found[row, column] for column in columns):
-                    ours = short(score_of(run, result)[score]) if result else "not run"
-                    entries.append(ours + (f" ({cell.paper:.2f})" if cell.paper and name != "lossbyt" else ""))
-                lines.append(f"| {row} | " + " | ".join(entries) + " |")
-            floors = sorted({short(result["floor"][score]) for _, result in done if score in result["floor"]})
-            lines += ["", *([f"Real images against real images: {', '.join(floors)}.", ""] if floors else [])]
-    jit.need(known, f"there is nothing of {name} in {args.runs / args.scale} yet.")
-    networks = {run["settings"]["out"]: run["train_seconds"] for run, _ in known}
-    minutes = (sum(networks.values()) + sum(result["seconds"] for _, result in known)) / 60
-    unions = {key: ", ".join(sorted({run[key] for run, _ in known})) for key in ("hardware", "commit")}
-    train, first = known[0][0]["settings"], settings_of(study.cells[0], args)
-    kept = {key: train[key] for key in ("data", "depth", "width", "heads", "steps", "batch_size", "lr", "seed", "t_clip")}
-    draw = sampling_of(study.cells[0], args)
+        columns, floor = distinct(cells, "column"), [result for cell in cells if (result := found[cell[:3]][1])]
+        lines += [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        for row in distinct(cells, "row"):
+            ours = [describe(*found[cell[:3]]) + (f" ({cell.paper})" if cell.paper and describe is caption else "")
+                    for cell in cells if cell.row == row]  # fmt: skip
+            lines.append(f"| {row} | {' | '.join(ours)} |")
+        lines += ["", f"Real images score {caption({}, dict(scores=floor[0]['floor']))}.", ""] if floor else [""]
+    run, draw = known[0][0], sampling_of(study.cells[0], args)
+    first = run["settings"]
+    seconds = {run["settings"]["out"]: run["train_seconds"] for run, _ in known}
+    minutes = (sum(seconds.values()) + sum(result["seconds"] for _, result in known)) / 60
+    kept = "data size patch depth width heads steps batch_size lr seed t_clip".split()
+    commits = ", ".join(sorted({run["commit"] for run, _ in known}))
     lines += [f"In brackets the paper's FID-50K. Lower is better. {draw.n} samples a cell, one training seed.", "",
               f"- Command: `python figures/ablations.py {name} --scale {args.scale}`",
-              f"- Training, where rows and columns do not say otherwise: {', '.join(f'{k} {v}' for k, v in kept.items())}; "
-              f"images of {first.size} px in the first table.",
-              f"- Sampling likewise: {draw.solver}, {draw.steps} steps, guidance {draw.cfg} for t in {draw.interval}, "
+              f"- Training of the first cell: {', '.join(f'{key} {first[key]}' for key in kept)}; "
+              "the others differ in what the table says.",
+              f"- Its sampling: {draw.solver}, {draw.steps} steps, guidance {draw.cfg} for t in {draw.interval}, "
               f"weights {draw.weights}, seed {draw.seed}.",
-              f"- {len(networks)} networks (some serve other studies too): {minutes:.0f} minutes, one after the other.",
-              f"- Hardware: {unions['hardware']}. PyTorch {torch.__version__}. Commit {unions['commit']}.", ""]  # fmt: skip
+              f"- Time: {minutes:.0f} minutes for {len(seconds)} networks, one after the other; studies share some of them.",
+              f"- Hardware: {run['hardware']}; PyTorch {torch.__version__}; commit {commits}.", ""]  # fmt: skip
     path = args.figures / f"{name}.md"
     notes = path.read_text().partition(NOTES)[2] if path.exists() else "\n"
     path.write_text("\n".join(lines) + f"\n{NOTES}{notes}")
@@ -403,9 +405,9 @@ def draw_pictures(figure, cells, args):
             ax.set_ylabel(cell.row, fontsize=10)
         run, result = look_up(cell, args)
         if result:
-            ax.imshow(mosaic(np.load(Path(run["settings"]["out"]) / f"{key_of(cell, args)}.npy")), interpolation="nearest")
-        scores = [f"{name} {short(score)}" for name, score in result["scores"].items()] if result else ["not run"]
-        ax.set_xlabel("  ".join(scores) + (f"\npaper: FID {short(cell.paper)}" if cell.paper else ""), fontsize=9)
+            pixels = np.load(Path(settings_of(cell, args).out) / f"{key_of(cell, args)}.npy")
+            ax.imshow(mosaic(pixels), interpolation="nearest")
+        ax.set_xlabel(caption(run, result) + (f"\npaper: FID {short(cell.paper)}" if cell.paper else ""), fontsize=9)
 
 def draw_curve(ax, study, args):
     """The first score against the columns, a line for each row."""
@@ -440,9 +442,10 @@ def draw_losses(figure, study, args):
         left, right = part.subplots(1, 2, sharey=True)
         for cell in cells:
             run, _ = look_up(cell, args)
-            log = jit.read_log(run["settings"]["out"]) if run else []
+            log = jit.read_log(settings_of(cell, args).out) if run else []
             left.plot([line["step"] for line in log], [line["loss"] for line in log], color=COLOUR[cell.column])
-            right.plot(TIMES, run.get("loss_over_t", [np.nan] * len(TIMES)), color=COLOUR[cell.column], label=cell.column)
+            over_t = run.get("loss_over_t", [np.nan] * len(TIMES))
+            right.plot(TIMES, over_t, color=COLOUR[cell.column], label=cell.column)
         left.set(xlabel="training step", ylabel="v-loss", yscale="log")
         right.set(xlabel="t (0 noise, 1 data), finished network", xlim=(0, 1))
         right.legend(frameon=False)
@@ -476,7 +479,7 @@ def parse_flags(words=None):
     parser = argparse.ArgumentParser(description="The tables of the JiT paper in miniature.", allow_abbrev=False)
     parser.add_argument("studies", nargs="+", choices=STUDIES, help="what to train and show")
     parser.add_argument("--scale", default="cpu", choices=SCALES, help="size of networks and data (default: cpu)")
-    parser.add_argument("--data", default="shapes", help="as jit.py train has it (default: shapes); for gpu photographs")
+    parser.add_argument("--data", default="shapes", help="as of jit.py train (default: shapes); for gpu photographs")
     parser.add_argument("--jobs", type=int, help="networks at a time (default: one for each core; on a GPU 2)")
     parser.add_argument("--draw-only", action="store_true", help="train nothing, but write table and figure again")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablations", help="folder of all that is trained")

