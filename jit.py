@@ -1224,8 +1224,8 @@ def train(s):
             mean, by_t = summarize(seen)
             norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item()
             if not math.isfinite(mean + norm):
-                raise Stop(f"at step {step} the loss is {mean}, its gradient {norm}; the checkpoint in {out}, if any, is "
-                           "from before. Try a lower --lr and another --out.", 1)
+                raise Stop(f"at step {step} the loss is {mean}, its gradient {norm}; a checkpoint in {out} is from "
+                           "before. Try a lower --lr and another --out.", 1)
             rate = (step - logged) * s.batch_size / (time.perf_counter() - clock)
             if RANK == 0:
                 line = dict(step=step, loss=mean, loss_by_t=by_t, grad_norm=norm, lr=group["lr"], images_per_s=rate,

@@ -2,7 +2,7 @@
 
     python figures/ablations.py nine                              Table 2: predict x, eps or v; loss on x, eps or v
     python figures/ablations.py nine --scale gpu --data PHOTOS    the same on photographs, PHOTOS/CLASS/*.jpg, on a GPU
-    python figures/ablations.py shift bottleneck                  also: ladder precond resolution solver guidance lossbyt
+    python figures/ablations.py shift bottleneck                  or ladder precond resolution solver guidance lossbyt
     python figures/ablations.py nine --draw-only                  table and figure again, from what is there
 
 A study is a list of cells; a cell is a network to train, how to sample it, and its place in the figure. Cells that
@@ -13,8 +13,10 @@ and figures/STUDY.md, the numbers.
 Scores    rfd: Frechet distance on the features of a small fixed random network (jit.random_features). It needs no
           download, is not FID, and compares within one table only. Beside it the floor, what other real images score.
           FID, of as many images as the table says, if the Inception weights are there (`python jit.py eval` gets them).
+          agreement, of shapes, if figures/agreement.py has trained its classifier: the share of samples that it takes
+          for the shape that was asked for.
 Settings  Tables 2, 3, 10 and Figure 4 are, as in the paper, without RoPE, qk-norm, in-context tokens, guidance
-          interval and (but for Figure 4) bottleneck. The paper sweeps guidance and EMA for each entry; here they are fixed.
+          interval and (but for Figure 4) bottleneck. The paper sweeps guidance and EMA for each entry; here both stay.
 """
 
 import argparse
@@ -231,7 +233,7 @@ def facts(s, net, device):
                 loss_over_t=loss_over_t(net, s, device))  # fmt: skip
 
 def work(s, cells, args):
-    """Train a network, unless it is trained; draw and score its cells; put all that is known of it into results.json."""
+    """Train a network, unless it is trained; draw and score its cells; all that is known of it goes to results.json."""
     out, device = Path(s.out), jit.choose_device(s.device)
     try:
         jit.train(s)
@@ -251,8 +253,33 @@ def work(s, cells, args):
             scores = distances(statistics(pixels, side, device), real)
             np.save(out / f"{key}.npy", pixels.numpy())
             results[key] = dict(scores=scores, floor=floor, seconds=round(time.time() - start))
-            text = json.dumps(results, indent=1)
-            jit.write_whole(out / "results.json", lambda path: path.write_text(text))
+            save_results(out, results)
+
+def add_agreement(study, args):
+    """Score the pictures of shapes there are by figures/agreement.py's classifier, if that was trained."""
+    import agreement
+
+    weights = ROOT / agreement.WEIGHTS
+    if args.data != "shapes" or not weights.exists():
+        return
+    classifier = agreement.make_classifier()
+    classifier.load_state_dict(torch.load(weights, weights_only=True))
+    classifier.eval()
+
+    def share(pixels, y):
+        return (agreement.classify(pixels / 127.5 - 1, classifier) == y).double().mean().item()
+
+    for cell in study.cells:
+        s, (run, result) = settings_of(cell, args), look_up(cell, args)
+        if result and "agreement" not in result["scores"]:
+            pixels = torch.from_numpy(np.load(Path(s.out) / f"{key_of(cell, args)}.npy"))
+            result["scores"]["agreement"] = share(pixels, torch.arange(len(pixels)) % len(jit.SHAPES))
+            result["floor"]["agreement"] = share(*real_images(s, 500, seed=3))
+            save_results(s.out, run)
+
+def save_results(out, results):
+    text = json.dumps(results, indent=1)
+    jit.write_whole(Path(out) / "results.json", lambda path: path.write_text(text))
 
 def read_results(out):
     path = Path(out) / "results.json"
@@ -371,13 +398,14 @@ def write_table(name, study, args):
     minutes = (sum(seconds.values()) + sum(result["seconds"] for _, result in known)) / 60
     kept = "data size patch depth width heads steps batch_size lr seed t_clip".split()
     commits = ", ".join(sorted({run["commit"] for run, _ in known}))
-    lines += [f"In brackets the paper's FID-50K. Lower is better. {draw.n} samples a cell, one training seed.", "",
+    lines += [f"In brackets the paper's FID-50K. {draw.n} samples a cell, one training seed. Lower is better (agreement: "
+              "higher).", "",
               f"- Command: `python figures/ablations.py {name} --scale {args.scale}`",
               f"- Training of the first cell: {', '.join(f'{key} {first[key]}' for key in kept)}; "
               "the others differ in what the table says.",
               f"- Its sampling: {draw.solver}, {draw.steps} steps, guidance {draw.cfg} for t in {draw.interval}, "
               f"weights {draw.weights}, seed {draw.seed}.",
-              f"- Time: {minutes:.0f} minutes for {len(seconds)} networks, one after the other; studies share some of them.",
+              f"- Time: {minutes:.0f} minutes for {len(seconds)} networks, one after the other; studies share some.",
               f"- Hardware: {run['hardware']}; PyTorch {torch.__version__}; commit {commits}.", ""]  # fmt: skip
     path = args.figures / f"{name}.md"
     notes = path.read_text().partition(NOTES)[2] if path.exists() else "\n"
@@ -501,6 +529,7 @@ def main(args):
             if not args.draw_only:
                 train_all(name, args)
             study = STUDIES[name](SCALES[args.scale])
+            add_agreement(study, args)
             write_table(name, study, args)
             draw(name, study, args)
             print(f"{args.figures / name}.png and {args.figures / name}.md")
