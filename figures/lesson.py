@@ -76,8 +76,8 @@ def main():
     y = jit.pick_classes(40, "", s, names).to(device)
     pixels = torch.cat(list(jit.sample_images(net, y, s, jit.Sampling())))
     jit.make_sheet(pixels, [names[label] for label in y], 10).save(folder / "samples.png")
-    chosen = jit.pick_classes(3, "star,heart,flower", s, names).to(device)
-    jit.draw_trajectory(net, chosen, s, jit.Sampling(steps=25), folder)
+    chosen = jit.pick_classes(2, "star,heart", s, names).to(device)
+    jit.draw_trajectory(net, chosen, s, jit.Sampling(steps=20), folder)
     (folder / "trajectory.png").replace(folder / "denoising.png")
     (folder / "trajectory.gif").replace(folder / "denoising.gif")
 
