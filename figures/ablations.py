@@ -75,7 +75,9 @@ Study = namedtuple("Study", "title columns cells curve", defaults=(None,))
 def nine(scale):
     paper = dict(large=[[10.14, 379.21, 107.55], [10.45, 394.58, 126.88], [8.62, 372.38, 96.53]],
                  small=[[5.76, 6.20, 6.12], [3.56, 4.02, 3.76], [3.55, 3.63, 3.46]])  # fmt: skip
-    panels = dict(large="(a) patches of 768 numbers", small="(b) patches of 48 numbers, same network")
+    width = jit.MODELS[scale["train"]["model"].partition("/")[0]]["width"]
+    panels = dict(large=f"(a) patches of 768 numbers, network {width} wide",
+                  small=f"(b) patches of 48 numbers, network {width} wide")  # fmt: skip
     cells = []
     for kind, panel in panels.items():
         size, patch = scale[kind]
@@ -368,38 +370,43 @@ def distinct(cells, part):
 def panels_of(study):
     return [[cell for cell in study.cells if cell.panel == panel] for panel in distinct(study.cells, "panel")]
 
-def caption(run, result):
-    """The scores of a cell in words."""
-    return ", ".join(f"{name} {short(score)}" for name, score in result["scores"].items()) if result else "not run"
+def in_words(scores):
+    return ", ".join(f"{name} {short(score)}" for name, score in scores.items())
 
-def v_loss(run, result):
-    """Instead, for Figure 7: the v-loss late in training."""
-    log = jit.read_log(run["settings"]["out"]) if result else []
-    return f"v-loss {np.mean([line['loss'] for line in log[-len(log) // 5 :]]):.3f}" if log else "not run"
+def caption(cell, args):
+    """The scores of a cell in words."""
+    result = look_up(cell, args)[1]
+    return in_words(result["scores"]) if result else "not run"
+
+def v_loss(cell, args):
+    """Instead, for Figure 7: the v-loss in the last fifth of the training."""
+    log = jit.read_log(settings_of(cell, args).out)
+    return f"{np.mean([line['loss'] for line in log[-len(log) // 5 :]]):.3f}" if log else "not run"
 
 def write_table(name, study, args):
     """figures/NAME.md: the scores of each panel, and how they came about."""
-    found = {cell[:3]: look_up(cell, args) for cell in study.cells}
-    known = [(run, result) for run, result in found.values() if result]
+    known = [found for found in (look_up(cell, args) for cell in study.cells) if found[1]]
     jit.need(known, f"there is nothing of {name} in {args.runs / args.scale} yet.")
     lines, describe = [f"# {study.title}", ""], v_loss if name == "lossbyt" else caption
     for cells in panels_of(study):
         lines += [f"## {cells[0].panel}", ""] if cells[0].panel else []
-        columns, floor = distinct(cells, "column"), [result for cell in cells if (result := found[cell[:3]][1])]
+        columns, floors = distinct(cells, "column"), []
+        if describe is caption:
+            floors = [result["floor"] for _, result in (look_up(cell, args) for cell in cells) if result]
         lines += [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         for row in distinct(cells, "row"):
-            ours = [describe(*found[cell[:3]]) + (f" ({cell.paper})" if cell.paper and describe is caption else "")
+            ours = [describe(cell, args) + (f" ({cell.paper})" if cell.paper and describe is caption else "")
                     for cell in cells if cell.row == row]  # fmt: skip
             lines.append(f"| {row} | {' | '.join(ours)} |")
-        lines += ["", f"Real images score {caption({}, dict(scores=floor[0]['floor']))}.", ""] if floor else [""]
+        lines += ["", *(f"Real images score {in_words(floor)}." for floor in floors[:1]), ""]
     run, draw = known[0][0], sampling_of(study.cells[0], args)
     first = run["settings"]
     seconds = {run["settings"]["out"]: run["train_seconds"] for run, _ in known}
     minutes = (sum(seconds.values()) + sum(result["seconds"] for _, result in known)) / 60
     kept = "data size patch depth width heads steps batch_size lr seed t_clip".split()
     commits = ", ".join(sorted({run["commit"] for run, _ in known}))
-    lines += [f"In brackets the paper's FID-50K. {draw.n} samples a cell, one training seed. Lower is better (agreement: "
-              "higher).", "",
+    kind = "In brackets the paper's FID-50K" if describe is caption else "Mean over the last fifth of the training"
+    lines += [f"{kind}. {draw.n} samples a cell, one training seed. Lower is better (agreement: higher).", "",
               f"- Command: `python figures/ablations.py {name} --scale {args.scale}`",
               f"- Training of the first cell: {', '.join(f'{key} {first[key]}' for key in kept)}; "
               "the others differ in what the table says.",
@@ -431,11 +438,10 @@ def draw_pictures(figure, cells, args):
             ax.set_title(cell.column, color=colour or "black", fontsize=10, fontweight="bold")
         if cell.column == columns[0]:
             ax.set_ylabel(cell.row, fontsize=10)
-        run, result = look_up(cell, args)
-        if result:
+        if look_up(cell, args)[1]:
             pixels = np.load(Path(settings_of(cell, args).out) / f"{key_of(cell, args)}.npy")
             ax.imshow(mosaic(pixels), interpolation="nearest")
-        ax.set_xlabel(caption(run, result) + (f"\npaper: FID {short(cell.paper)}" if cell.paper else ""), fontsize=9)
+        ax.set_xlabel(caption(cell, args) + (f"\npaper: FID {cell.paper:.3g}" if cell.paper else ""), fontsize=9)
 
 def draw_curve(ax, study, args):
     """The first score against the columns, a line for each row."""
