@@ -171,7 +171,9 @@ def key_of(cell, args):
 
 def real_images(s, n, seed):
     """n images, or as many as there are, as the training loop gets them: uint8 (n, C, S, S), and their classes (n,)."""
-    s, data = dataclasses.replace(s, batch_size=10, accum=1, seed=seed), jit.open_data(s)
+    data = jit.open_data(s)
+    classes = len(data.names) if s.classes is None else s.classes
+    s = dataclasses.replace(s, batch_size=10, accum=1, seed=seed, classes=classes)
     n = n if data.labels is None else min(n, len(data.labels))
     torch.manual_seed(seed)
     batches = list(jit.training_batches(data, s, range(n // 10), range(1), torch.device("cpu")))
@@ -371,7 +373,8 @@ def panels_of(study):
     return [[cell for cell in study.cells if cell.panel == panel] for panel in distinct(study.cells, "panel")]
 
 def in_words(scores):
-    return ", ".join(f"{name} {short(score)}" for name, score in scores.items())
+    show = {name: f"{score:.0%}" if name == "agreement" else short(score) for name, score in scores.items()}
+    return ", ".join(f"{name} {text}" for name, text in show.items())
 
 def caption(cell, args):
     """The scores of a cell in words."""
@@ -441,7 +444,8 @@ def draw_pictures(figure, cells, args):
         if look_up(cell, args)[1]:
             pixels = np.load(Path(settings_of(cell, args).out) / f"{key_of(cell, args)}.npy")
             ax.imshow(mosaic(pixels), interpolation="nearest")
-        ax.set_xlabel(caption(cell, args) + (f"\npaper: FID {cell.paper:.3g}" if cell.paper else ""), fontsize=9)
+        paper = f"\npaper: FID {cell.paper:.3g}" if cell.paper else ""
+        ax.set_xlabel(caption(cell, args).partition(", agreement")[0] + paper, fontsize=9)
 
 def draw_curve(ax, study, args):
     """The first score against the columns, a line for each row."""
@@ -493,11 +497,11 @@ def draw(name, study, args):
     side = min(1.8, 8.4 / columns)  # of the pictures of a cell, in inches
     pictures = len(distinct(study.cells, "row")) * (side + (0.4 if study.cells[0].paper else 0.25)) + 0.4
     if name == "lossbyt":
-        figure = plt.figure(figsize=(9, 5.5), layout="constrained", dpi=150)
+        figure = plt.figure(figsize=(9, 5.5), layout="constrained", dpi=140)
         draw_losses(figure, study, args)
     else:
         heights = [2.6, pictures] if study.curve else [pictures]
-        figure = plt.figure(figsize=(0.6 + side * columns, sum(heights)), layout="constrained", dpi=150)
+        figure = plt.figure(figsize=(0.6 + side * columns, sum(heights)), layout="constrained", dpi=140)
         *top, bottom = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         if top:
             left, *right = np.ravel(top[0].subplots(1, 1 + (name == "bottleneck")))
