@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -510,8 +511,11 @@ def draw(name, study, args):
                 draw_spectrum(ax, settings_of(study.cells[0], args))
         for part, cells in zip(np.ravel(bottom.subfigures(1, len(panels))), panels):
             draw_pictures(part, cells, args)
-    figure.savefig(args.figures / f"{name}.png")
+    path = args.figures / f"{name}.png"
+    figure.savefig(path)
     plt.close(figure)
+    if path.stat().st_size > 2**20:  # pictures of noise compress badly; 256 colours are enough for them
+        Image.open(path).convert("RGB").quantize(256).save(path)
 
 def parse_flags(words=None):
     parser = argparse.ArgumentParser(description="The tables of the JiT paper in miniature.", allow_abbrev=False)
