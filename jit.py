@@ -1084,6 +1084,10 @@ def infer_settings(weights):
         classes=rows - 1, depth=depth, width=width, heads=width // len(weights["blocks.0.attn.q_norm.weight"]),
         bottleneck=bottleneck, context_tokens=weights["in_context_posemb"].shape[1]))
 
+def folder_of(run):
+    """The folder that what is made from a run goes to: its own, or that of the checkpoint file."""
+    return Path(run) if Path(run).is_dir() else Path(run).parent
+
 def load_run(path, which, device):
     """(network, settings, class names) for sampling, from a run folder or checkpoint file; which: a key of WEIGHTS."""
     path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
@@ -1310,7 +1314,7 @@ def sample(args):
     device = choose_device(sampling.device)
     net, s, names = load_run(args.run, sampling.weights, device)
     y = pick_classes(sampling.n, args.classes, s, names).to(device)
-    folder = Path(args.run) if Path(args.run).is_dir() else Path(args.run).parent
+    folder = folder_of(args.run)
     if args.trajectory:
         draw_trajectory(net, y[:4], s, sampling, folder)
         return
@@ -1415,7 +1419,7 @@ def evaluate(args):
         print(json.dumps(result))
         results.append(result)
     if is_run(args.source):
-        file = (Path(args.source) if Path(args.source).is_dir() else Path(args.source).parent) / "metrics.json"
+        file = folder_of(args.source) / "metrics.json"
         before = json.loads(file.read_text()) if file.exists() else []
         write_whole(file, lambda path: path.write_text(json.dumps(before + results, indent=1)))
     if len(results) > 1:

@@ -36,7 +36,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -513,9 +512,9 @@ def draw(name, study, args):
             draw_pictures(part, cells, args)
     path = args.figures / f"{name}.png"
     figure.savefig(path)
+    if path.stat().st_size > 2**20:  # pictures of noise compress badly: smaller ones then
+        figure.savefig(path, dpi=0.75 * figure.dpi)
     plt.close(figure)
-    if path.stat().st_size > 2**20:  # pictures of noise compress badly; 256 colours are enough for them
-        Image.open(path).convert("RGB").quantize(256).save(path)
 
 def parse_flags(words=None):
     parser = argparse.ArgumentParser(description="The tables of the JiT paper in miniature.", allow_abbrev=False)
