@@ -46,18 +46,22 @@ import jit  # noqa: E402
 # The studies
 # ---------------------------------------------------------------------------------------------------------------------
 
-# n samples are scored against `reference` real images. large, small: image size and patch such that a patch has 768 or
-# 48 numbers; sizes: the same number of tokens. On shapes, `small` are the same pictures drawn at 16 px.
+# n samples are scored against `reference` real images. Image size and patch: large, small, such that a patch has 768 or
+# 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
+# tokens: without RoPE and qk-norm a small network takes thousands of steps to find out where each of 16 patches stands.
+# `small` are the same pictures drawn at 16 px.
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
-        train=dict(model="Ti/16", batch_size=32, steps=1500), draw=dict(cfg=1.5, steps=25, batch_size=50),
-        n=300, reference=3000, large=(64, 16), small=(16, 4), sizes=[(32, 8), (64, 16), (128, 32)]),
+        train=dict(model="Ti/16", batch_size=32, steps=3000), draw=dict(cfg=1.5, steps=25, batch_size=50),
+        n=300, reference=3000, large=(32, 16), small=(16, 4), whole=(64, 16), sizes=[(32, 8), (64, 16), (128, 32)]),
     "gpu": dict(  # photographs, network 384 wide
         train=dict(model="S/16", batch_size=128, steps=2500), draw=dict(cfg=2.0, steps=25, batch_size=500),
-        n=2000, reference=20000, large=(64, 16), small=(64, 4), sizes=[(64, 16), (128, 32), (256, 64)]),
+        n=2000, reference=20000, large=(64, 16), small=(64, 4), whole=(64, 16),
+        sizes=[(64, 16), (128, 32), (256, 64)]),
     "toy": dict(  # seconds, to see that everything works
         train=dict(model="Ti/16", depth=2, width=32, heads=2, batch_size=4, steps=6, save_every=2, log_every=1),
-        draw=dict(steps=2, batch_size=9), n=9, reference=30, large=(16, 16), small=(8, 4), sizes=[(16, 4), (32, 8)]),
+        draw=dict(steps=2, batch_size=9), n=9, reference=30, large=(16, 16), small=(8, 4), whole=(16, 4),
+        sizes=[(16, 4), (32, 8)]),
 }  # fmt: skip
 PLAIN = dict(rope=False, qk_norm=False, context_tokens=0)  # the network of Tables 2, 3, 10 and Figure 4
 GUIDED = {"guidance at all t": dict(interval=(0.0, 1.0)), "for t > 0.1": dict(interval=(0.1, 1.0))}
@@ -91,6 +95,10 @@ def large(scale, **train):
     """Training settings for patches of 768 numbers."""
     return dict(size=scale["large"][0], patch=scale["large"][1]) | train
 
+def whole(scale, **train):
+    """Training settings for studies of the network with all that belongs to it."""
+    return dict(size=scale["whole"][0], patch=scale["whole"][1]) | train
+
 def shift(scale):
     paper = {0.0: (14.44, 464.25, 120.03), -0.4: (9.79, 372.91, 109.93), -0.8: (8.62, 372.36, 96.53),
              -1.2: (8.99, 355.25, 106.85)}  # fmt: skip
@@ -110,7 +118,7 @@ def ladder(scale):
              "RMSNorm, SwiGLU": (PLAIN, 7.48, 6.32),
              "+ RoPE, qk-norm": (dict(context_tokens=0), 6.69, 5.44),
              "+ in-context tokens": ({}, 5.49, 4.37)}  # fmt: skip
-    cells = [Cell("", rung, name, large(scale, **train), draw, fid) for rung, (train, *fids) in rungs.items()
+    cells = [Cell("", rung, name, whole(scale, **train), draw, fid) for rung, (train, *fids) in rungs.items()
              for (name, draw), fid in zip(GUIDED.items(), fids)]  # fmt: skip
     return Study("The network, step by step (Table 4)", "guidance", cells)
 
@@ -129,12 +137,12 @@ def resolution(scale):
     return Study("More pixels, the same number of tokens (Table 5)", "image", cells)
 
 def solver(scale):
-    cells = [Cell("", name, f"{steps}", large(scale), LATER | dict(solver=name, steps=steps))
+    cells = [Cell("", name, f"{steps}", whole(scale), LATER | dict(solver=name, steps=steps))
              for name in ("euler", "heun") for steps in (4, 8, 16, 32, 64)]  # fmt: skip
     return Study("Two solvers", "steps", cells, "log")
 
 def guidance(scale):
-    cells = [Cell("", name, f"{weight:g}", large(scale), draw | dict(cfg=weight))
+    cells = [Cell("", name, f"{weight:g}", whole(scale), draw | dict(cfg=weight))
              for name, draw in GUIDED.items() for weight in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]  # fmt: skip
     return Study("Classifier-free guidance", "weight w", cells, "linear")
 
