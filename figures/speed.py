@@ -3,15 +3,18 @@
     python figures/speed.py --model Ti/16 --size 64 --batch 32                      # a CPU
     python figures/speed.py --model B/16 --size 256 --batch 128 --compile           # a GPU
     python figures/speed.py --model B/16 --size 64 --batch 8 --official ~/JiT       # beside the official code
+    python figures/speed.py --model B/16 --size 256 --batch 128 --data PHOTOS       # does the input keep up?
 
 The peak is that of a large matrix product in the same precision, measured in the same run. Everything is timed after a
 warm-up, --repeats times, in turn (ours, theirs, ours, ...), with the device synchronised; printed are medians, and for
 comparisons the median of the ratios of neighbours. --official is a clone of github.com/LTH14/JiT; where there is no
-GPU, its .cuda() calls are made harmless and its torch.compile decorators are taken off.
+GPU, its .cuda() calls are made harmless and its torch.compile decorators are taken off. --profile says which operations
+the time of a training step goes to, and --largest, on a GPU, which batch still fits.
 A multiply-add counts as two operations; a training step as three forwards (forward, and twice that backward).
 """
 
 import argparse
+import gc
 import statistics
 import sys
 import time
@@ -115,17 +118,65 @@ def official_works(folder, s, sampling, batch, device):
     return step, draw
 
 
-def forwards(sampling):
-    """How many forwards of one image a sample takes: evaluations, counted twice where guidance acts."""
-    calls = []
-    velocity = lambda z, t: calls.append(t) or z  # noqa: E731
-    for _ in jit.integrate(velocity, torch.zeros(1), sampling.steps, sampling.solver):
+def count_forwards(s, sampling):
+    """How many forwards of one image a sample takes: evaluations, and twice that many where guidance acts."""
+    sizes = []
+
+    def net(z, t, y):
+        sizes.append(len(z))
+        return torch.zeros_like(z)
+
+    for _ in jit.denoise(net, torch.zeros(1, dtype=torch.long), s, sampling):
         pass
-    low, high = sampling.interval
-    return sum(2 if sampling.cfg != 1 and (low < t or low == 0) and t < high else 1 for t in calls)
+    return sum(sizes)
 
 
-def main():
+def largest_batch(s, sampling, batch, device, compiled):
+    """The largest batch, in doublings of this one, whose training step fits into the memory of the GPU."""
+    while True:
+        try:
+            step, _ = our_works(s, sampling, batch, device, compiled)
+            step()
+        except torch.cuda.OutOfMemoryError:
+            return batch // 2
+        del step
+        gc.collect()
+        torch.cuda.empty_cache()
+        batch *= 2
+
+
+def print_input_speed(s, folder, batch, device, batches=20):
+    """Images per second of the data alone: shapes, and a folder's images from memory and decoded each time."""
+    sources = {"shapes, drawn": jit.Data(jit.SHAPES)}
+    if folder:
+        at_folder = jit.Settings(data=str(folder), size=s.size, flip=True)
+        sources["folder, in memory"] = jit.open_data(at_folder)
+        limit, jit.MEMORY_LIMIT = jit.MEMORY_LIMIT, 0
+        sources[f"folder, {s.workers} threads decode"] = jit.open_data(at_folder)
+        jit.MEMORY_LIMIT = limit
+    for name, data in sources.items():
+        stream = jit.training_batches(data, s, range(10**6), range(1), device)
+        next(stream)  # the first one fills the queue
+        seconds = timed(lambda: [next(stream) for _ in range(batches)], device)
+        print(f"input          {name:25} {batches * batch / seconds:9.1f} images/s")
+
+
+def print_profile(step, rows=8):
+    """The operations with the largest share of the CPU time of one training step, and of the GPU's where there is one."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    by = "self_cpu_time_total"
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+        by = "self_device_time_total"
+    with torch.profiler.profile(activities=activities) as profiler:
+        step()
+    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, by))
+    total = sum(getattr(event, by) for event in events)
+    for event in events[:rows]:
+        print(f"profile        {event.key[:60]:60} {getattr(event, by) / total:6.1%}")
+
+
+def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="Ti/16")
     parser.add_argument("--size", type=int, default=64)
@@ -135,9 +186,12 @@ def main():
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--official", type=Path, help="a clone of the official repository, to run beside ours")
-    args = parser.parse_args()
+    parser.add_argument("--data", type=Path, help="a folder of images, to time reading it")
+    parser.add_argument("--profile", action="store_true", help="where the time of a training step goes")
+    parser.add_argument("--largest", action="store_true", help="look for the largest batch that fits (GPU)")
+    args = parser.parse_args(words)
     device = jit.choose_device("auto")
-    s = jit.resolve(jit.Settings(model=args.model, size=args.size, classes=args.classes))
+    s = jit.resolve(jit.Settings(model=args.model, size=args.size, classes=args.classes, batch_size=args.batch))
     sampling = jit.Sampling(steps=args.steps)
     cost = 2 * jit.count_cost(s)[1]
     peak = peak_flops(device)
@@ -147,7 +201,7 @@ def main():
     sides = {"ours": our_works(s, sampling, args.batch, device, args.compile)}
     if args.official:
         sides["official"] = official_works(args.official, s, sampling, args.batch, device)
-    for i, (what, count) in enumerate((("training step", 3), ("sampling", forwards(sampling)))):
+    for i, (what, count) in enumerate((("training step", 3), ("sampling", count_forwards(s, sampling)))):
         seconds = measure({name: works[i] for name, works in sides.items()}, device, args.repeats)
         for name, values in seconds.items():
             median = statistics.median(values)
@@ -158,8 +212,20 @@ def main():
             ratios = [theirs / ours for theirs, ours in zip(seconds["official"], seconds["ours"])]
             print(f"{what:14} ours is {statistics.median(ratios):.2f} times as fast (all: {min(ratios):.2f} to "
                   f"{max(ratios):.2f})")  # fmt: skip
+    if args.profile:
+        print_profile(sides["ours"][0])
+    print_input_speed(s, args.data, args.batch, device)
     if device.type == "cuda":
-        print(f"peak memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+        print(f"peak memory    {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of the GPU")
+    elif not args.official and sys.platform != "win32":
+        import resource  # not on Windows
+
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes on a Mac, kilobytes elsewhere
+        print(f"peak memory    {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB")
+    if args.largest and device.type == "cuda":
+        sides.clear()
+        gc.collect()
+        print(f"largest batch  {largest_batch(s, sampling, args.batch, device, args.compile)}")
 
 
 if __name__ == "__main__":
