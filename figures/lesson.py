@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.patches import FancyBboxPatch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -42,25 +43,28 @@ def draw_t_distribution(path):
 
 
 def draw_architecture(path):
-    """Boxes from left to right, what comes in from below."""
-    figure, axis = plt.subplots(figsize=(8.6, 3.1), layout="constrained")
-    axis.set(xlim=(0, 100), ylim=(-20, 18))
+    """Boxes from left to right, what comes in from below; in grey the shape of what an arrow carries."""
+    figure, axis = plt.subplots(figsize=(9, 2.7), layout="constrained")
+    axis.set(xlim=(-1, 104.5), ylim=(-15, 12))
     axis.axis("off")
-    boxes = [(1, "noisy image\nz"), (17, "patches\np × p × 3"), (33, "bottleneck\nr numbers"),
-             (49, "+ position\nD numbers"), (65, "blocks:\nattention,\nSwiGLU"), (84, "linear\nto pixels")]  # fmt: skip
-    for left, text in boxes:
-        axis.text(left + 6, 5, text, ha="center", va="center", fontsize=10,
-                  bbox=dict(boxstyle="round,pad=0.5", facecolor="#E8F1F8", edgecolor="#0072B2"))  # fmt: skip
+    boxes = [("noisy image\nz", "H × W × 3"), ("cut into\npatches", "N × 3p²"), ("bottleneck\n(linear)", "N × r"),
+             ("linear,\n+ position", "N × D"), ("blocks:\nattention,\nSwiGLU", "N × D"),
+             ("linear\nto pixels", "N × 3p²"), ("x_pred", "")]  # fmt: skip
     arrow = dict(arrowstyle="-|>", color="#444444")
-    for (left, _), (right, _) in zip(boxes, boxes[1:]):
-        axis.annotate("", (right + 0.3, 5), (left + 12.2, 5), arrowprops=arrow)
-    axis.annotate("x_pred", (99.5, 5), (97, 5), va="center", fontsize=10)
-    inputs = [(56, "time t and class:\nscale, shift and gate\nof every block (adaLN-Zero)", 69),
-              (83, "class: K in-context tokens,\njoin on the way, leave\nbefore the last layer", 73)]  # fmt: skip
+    for i, (text, shape) in enumerate(boxes):
+        left = 15.5 * i
+        box = FancyBboxPatch((left, 0), 10, 8, boxstyle="round,pad=0.3", facecolor="#E8F1F8", edgecolor="#0072B2")
+        axis.add_patch(box)
+        axis.text(left + 5, 4, text, ha="center", va="center", fontsize=9.5)
+        if i < len(boxes) - 1:
+            axis.annotate("", (left + 15.3, 4), (left + 10.3, 4), arrowprops=arrow)
+            axis.text(left + 12.8, 9, shape, ha="center", fontsize=8.5, color="#666666")
+    inputs = [(51, "time and class: shift, scale and gate\nof every block (adaLN-Zero)", 65),
+              (85, "class: K in-context tokens join before\na middle block, leave after the last", 69)]  # fmt: skip
     for left, text, target in inputs:
-        axis.annotate(text, (target, 0.5), (left, -13), ha="center", va="center", fontsize=9, arrowprops=arrow)
-    axis.text(22, -12, "No U-Net, no autoencoder, nothing pre-trained:\nRMSNorm, normalised queries and keys,\n"
-              "rotary positions on two axes", ha="center", va="center", fontsize=9, color="#444444")  # fmt: skip
+        axis.annotate(text, (target, -0.3), (left, -11), ha="center", va="center", fontsize=9.5, arrowprops=arrow)
+    axis.text(15, -11, "No U-Net, no autoencoder,\nnothing pre-trained", ha="center", va="center", fontsize=9.5,
+              color="#444444")  # fmt: skip
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

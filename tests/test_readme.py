@@ -47,3 +47,22 @@ def test_every_picture_has_its_command():
     """A list says which command drew each picture in figures/."""
     for picture in (ROOT / "figures").glob("*.[pg][ni][gf]"):
         assert picture.name in README, picture.name
+
+
+def test_algorithms_stand_beside_lines_of_the_code():
+    """What the README shows as a line of jit.py is one, whole."""
+    lines = {line.strip() for line in (ROOT / "jit.py").read_text().splitlines()}
+    shown = re.findall(r"\| `([^`|]+ = [^`]+)` \|", section("The idea"))
+    assert len(shown) > 6
+    assert not [line for line in shown if line not in lines]
+
+
+def test_command_line_is_complete(capsys):
+    """Every flag that a --help names stands in the README's table, and no other."""
+    helps = ""
+    for command in ("train", "sample", "eval", "stats", "info"):
+        with pytest.raises(SystemExit):
+            jit.parse_flags([command, "--help"])
+        helps += capsys.readouterr().out
+    known = set(re.findall(r"(?m)^  (--[\w-]+)", helps)) | {"--help"}
+    assert set(re.findall(r"`(--[\w-]+)`", section("Command line"))) | {"--help"} == known
