@@ -8,7 +8,7 @@ numbers than the network has room for. So let the denoiser denoise: predict x.
     python jit.py train                          ten built-in shapes, no download; minutes on a laptop CPU
     python jit.py train --pred eps               the same, predicting the noise: see it fail
     python jit.py sample runs/shapes-Ti-16-x     a sheet of pictures; --trajectory shows the way there
-    python jit.py eval runs/shapes-Ti-16-x       how good are they? FID, or rfd, which needs no download
+    python jit.py eval runs/shapes-Ti-16-x       how good are they? FID; or rfd, a random-feature distance, no download
     python jit.py info                           the paper's table of models, computed
 
 Notation  t = 0 is noise, t = 1 is data. x image, eps noise, z = t x + (1 - t) eps what the network sees, v = x - eps.
@@ -21,8 +21,8 @@ Differences from the paper and its official code, github.com/LTH14/JiT:
  1. All nine prediction/loss pairs, pre-conditioning and the ablation ladder are switches; the code released has x/v.
  2. Attention is torch's own, in bf16 on CUDA; the official code multiplies queries and keys in fp32.
  3. The residual stream is fp32; the official one is bf16 until the in-context tokens join it.
- 4. Guidance computes both halves in one forward, and no unconditional half where its weight is 0. Same result.
- 5. The memory of the weight averages grows with the run until it is the official one, so short runs can use them.
+ 4. Guidance runs with and without class as one batch, and skips the part without class where w = 1. Same result.
+ 5. The decay of the weight averages (EMA) starts low and rises to the official value, so short runs can use them.
  6. Noise is seeded per step and per image: a resumed run repeats itself, and an image does not depend on its batch.
 """
 
@@ -70,7 +70,7 @@ def numbers(text):
 
 @dataclasses.dataclass
 class Settings:
-    """All that makes a run what it is; saved with it. None: as --model or the data says."""
+    """All settings of a training run, saved with it. None: taken from --model, or from the data."""
 
     data: str = setting("shapes", "shapes, cifar10, a folder of images, or an .npz file (arr_0 images, arr_1 labels)")
     out: str = setting("", "run folder; the same command goes on with it (default: runs/DATA-MODEL-PATCH-PRED)")
@@ -86,7 +86,7 @@ class Settings:
     mu: float = setting(-0.8, "mean of logit(t); lower is noisier (Table 3)")
     sigma: float = setting(0.8, "standard deviation of logit(t)", low=0)
     noise_scale: float = setting(None, "standard deviation of the noise (default: size / 256, but 1 at least)", float)
-    t_clip: float = setting(0.05, "what 1 - t (or t) is at least where it divides", low=1e-6)
+    t_clip: float = setting(0.05, "smallest value of 1 - t (or of t) in a division", low=1e-6)
     # The network
     patch: int = setting(None, "side of a patch in pixels", int, low=1)
     depth: int = setting(None, "number of Transformer blocks", int, low=1)
@@ -104,11 +104,11 @@ class Settings:
     # Training
     steps: int = setting(2500, "training steps; raise it to go on with a finished run", low=1)
     batch_size: int = setting(32, "images per step, over all GPUs and parts together", low=1)
-    accum: int = setting(1, "parts of a batch that each GPU computes one after the other, to save memory", low=1)
+    accum: int = setting(1, "gradient accumulation: parts of a batch, one after the other, to save memory", low=1)
     lr: float = setting(None, "learning rate (default: Ti 2e-3, S 5e-4, others 5e-5 * batch size / 256)", float, low=0)
     warmup: int = setting(100, "steps in which the learning rate rises (the paper: 5 epochs)", low=0)
-    label_drop: float = setting(0.1, "share of images trained without class, which guidance needs", low=0)
-    ema1: float = setting(0.9999, "decay of the first average of the weights", low=0)
+    label_drop: float = setting(0.1, "probability to train an image without its class, for guidance", low=0)
+    ema1: float = setting(0.9999, "decay of the first average (EMA) of the weights; lower in short runs", low=0)
     ema2: float = setting(0.9996, "decay of the second average of the weights", low=0)
     flip: bool = setting(None, "mirror half of the images (default: all data but shapes)", bool)
     seed: int = setting(0, "of weights, order of the data, and noise", low=0)
@@ -120,7 +120,7 @@ class Settings:
     workers: int = setting(min(8, os.cpu_count() or 1), "threads that decode images", low=1)
     device: str = setting("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
     compile: bool = setting(False, "torch.compile: a minute of waiting, then faster steps")
-    resume: bool = setting(False, "insist on going on: an error where --out holds no checkpoint")
+    resume: bool = setting(False, "fail if --out holds no checkpoint, instead of starting anew")
 
 # A run may go on with other values of these; any other change is an error.
 CHANGEABLE = "out steps log_every save_every sample_every cfg workers device compile resume".split()
@@ -135,7 +135,7 @@ class Sampling:
     interval: tuple = setting((0.1, 1.0), "guidance acts for t between these two", numbers)
     steps: int = setting(50, "steps from noise to data", low=1)
     solver: str = setting("heun", "of the differential equation", choices=("heun", "euler"))
-    t_clip: float = setting(None, "what 1 - t is at least where it divides (default: as trained)", float, low=1e-6)
+    t_clip: float = setting(None, "smallest value of 1 - t in a division (default: as trained)", float, low=1e-6)
     weights: str = setting("ema1", "trained weights, or one of their averages", choices=("raw", "ema1", "ema2"))
     batch_size: int = setting(50, "images drawn at a time", low=1)
     device: str = setting("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
@@ -153,6 +153,12 @@ def flag(field):
     """Its name on the command line: batch_size -> --batch-size."""
     return "--" + field.name.replace("_", "-")
 
+def as_typed(field, value):
+    """A setting as one types it: --batch-size 32, or --no-rope."""
+    if isinstance(value, bool):
+        return flag(field) if value else flag(field).replace("--", "--no-", 1)
+    return f"{flag(field)} {value}"
+
 def check_lowest(s):
     """Refuse numbers below what their field allows."""
     for field in dataclasses.fields(s):
@@ -160,20 +166,24 @@ def check_lowest(s):
         need(None in (value, low) or value >= low, f"{flag(field)} must be {low} at least, not {value}.")
 
 def resolve(s):
-    """A copy of Settings with what is None taken from --model, and what cannot work refused."""
+    """A copy of Settings with every None filled in from --model; stops if the settings cannot work."""
     name, _, patch = s.model.partition("/")
     need(name in MODELS and patch.isdecimal(), f"--model {s.model}: write one of {', '.join(MODELS)}, as in B/16.")
     defaults = dict(patch=int(patch), noise_scale=max(1.0, s.size / 256), flip=s.data != "shapes")
-    defaults |= {"lr": 5e-5 * s.batch_size / 256} | MODELS[name]
+    defaults["lr"] = 5e-5 * s.batch_size / 256
+    defaults |= MODELS[name]  # Ti and S have their own lr
     s = dataclasses.replace(s, **{key: value for key, value in defaults.items() if getattr(s, key) is None})
+    s.data = str(Path(s.data))  # FOLDER/ is FOLDER
     s.out = s.out or f"runs/{Path(s.data).stem}-{name}-{s.patch}-{s.pred}"
     check_lowest(s)
     need(max(s.dropout, s.label_drop, s.ema1, s.ema2) <= 1, "--dropout, --label-drop, --ema1 and --ema2 are 1 at most.")
     need(s.size % s.patch == 0, f"--size {s.size} is no multiple of the patch, {s.patch}.")
     need(s.width % (4 * s.heads) == 0, f"--width {s.width} is no multiple of 4 * --heads, as RoPE on two axes needs.")
     need(s.precond == "none" or s.pred == "x", f"--precond {s.precond} is for --pred x.")
-    joins = 0 < s.context_start < s.depth
-    need(joins or not s.context_tokens and not s.cls_loss, f"--context-start must be between 1 and {s.depth - 1}.")
+    need(s.data != "shapes" or not s.flip, "--flip is not for the built-in shapes: mirrored, they are others.")
+    if s.context_tokens or s.cls_loss:
+        need(s.context_start < s.depth, f"--context-start must be below {s.depth}, the number of blocks.")
+    need(s.context_start or not s.cls_loss, "--cls-loss needs blocks below its head: --context-start 1 or more.")
     return s
 
 class Parser(argparse.ArgumentParser):
@@ -214,7 +224,8 @@ def parse_flags(words=None):
         measure.add_argument("source", help="a run, a checkpoint, or what --data takes: a folder, an .npz file, shapes")
         measure.add_settings(Sampling)
         measure.add_argument("--n", type=int, default=1000, help="images to draw; the paper: 50000 (default: 1000)")
-        measure.add_argument("--features", choices=("inception", "rfd"), default="inception", help="rfd: no download")
+        measure.add_argument("--features", choices=("inception", "rfd"), default="inception",
+                             help="of the Inception network, or of a fixed random one (rfd), which needs no download")
         measure.add_argument("--inception", help="file of the Inception weights (default: torch.hub's, or a download)")
         measure.add_argument("--inception-any-hash", action="store_true", help="take other weights than everyone's")
         measure.add_argument("--size", type=int, help="side in pixels of images that are not from a run")
@@ -261,7 +272,7 @@ def convert(out, z, t, pred, clip=T_CLIP):
     Two equations tie the four, z = t x + (1 - t) eps and v = x - eps: whichever is predicted, the others follow.
     out, z: (B, ...); t: (B,).
     But at t = 1 z holds no noise, and at t = 0 no image: there we would divide by 0. We divide by max(1 - t, clip), as
-    the official code, and by max(t, clip), of which neither paper nor code speaks.
+    the official code, and by max(t, clip), which is our choice: neither paper nor code mentions it.
     """
     t = expand_like(t, z)
     if pred == "x":
@@ -281,8 +292,8 @@ def convert(out, z, t, pred, clip=T_CLIP):
 def flow_loss(out, x, eps, t, pred, loss, clip=T_CLIP):
     """Squared error in the loss space, one number per sample (B,): any of the nine combinations of Table 1.
 
-    The target takes the same road as the prediction: what a perfect network puts out is converted by the same formula
-    with the same clip. So a perfect network has loss 0 at every t.
+    The target, what a perfect network would put out, is converted by the same formula, with the same clip, as the
+    prediction. So a perfect network has loss 0 at every t.
     """
     z = interpolate(x, eps, t)
     perfect = {"x": x, "eps": eps, "v": x - eps}[pred]
@@ -292,7 +303,8 @@ def flow_loss(out, x, eps, t, pred, loss, clip=T_CLIP):
 def precondition(out, z, t, kind):
     """x_pred = c_skip z + c_out out: the network only corrects its input (paper Table 10: it hurts). Shapes as convert.
 
-    The EDM-style coefficients have sigma_t = (1 - t) / t and sigma_d = 0.5; here multiplied through by t, for t = 0.
+    The EDM-style coefficients have sigma_t = (1 - t) / t and sigma_d = 0.5; here numerator and denominator are
+    multiplied by t, so that nothing divides by 0 at t = 0.
     """
     if kind == "none":
         return out
@@ -306,7 +318,7 @@ def precondition(out, z, t, kind):
 # ---- 3. The network: a Vision Transformer (paper Figure 3, Section 4.3), parameters named as in released checkpoints -
 
 def make_norm(s):
-    """RMSNorm, or DiT's LayerNorm, which leaves scale and shift to adaLN. Tokens are fp32, and so is their norm."""
+    """RMSNorm, or DiT's LayerNorm, which leaves scale and shift to adaLN. Tokens stay fp32, so norms are in fp32."""
     if s.norm == "rms":
         return nn.RMSNorm(s.width, eps=1e-6)
     return nn.LayerNorm(s.width, eps=1e-6, elementwise_affine=False)
@@ -488,15 +500,15 @@ class JiT(nn.Module):
     def forward(self, z, t, y, return_logits=False):
         """z: (B, C, H, W); t: (B,); y: (B,) class numbers, s.classes for "no class" -> the prediction (B, C, H, W).
 
-        With return_logits also class scores (B, classes) for the loss of Table 11, or None; the blocks below its head
-        are not told the class, which they are to find.
+        With return_logits also the class scores (B, classes) of Table 11's head, None without that head. The blocks
+        before the head are not given the class, which it has to recognise.
         """
         time = self.t_embedder["mlp"](time_features(t))[:, None]  # (B, 1, D)
         label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
         x = self.x_embedder(z) + self.pos_embed  # (B, N, D)
         logits = None
         for i, block in enumerate(self.blocks):
-            if i == self.s.context_start and self.cls_head is not None:
+            if i == self.s.context_start and self.cls_head is not None:  # before the tokens that know the class
                 logits = self.cls_head(x.mean(dim=1))  # (B, classes)
             if i == self.s.context_start and self.s.context_tokens:
                 x = torch.cat([label + self.in_context_posemb, x], dim=1)  # (B, K + N, D)
@@ -521,7 +533,7 @@ def training_loss(net, x, y, s):
     t = sample_t(len(x), s.mu, s.sigma, s.t_law, x.device)
     eps = s.noise_scale * torch.randn_like(x)
     z = interpolate(x, eps, t)
-    dropped = torch.rand(len(y), device=y.device) < s.label_drop  # these teach the field without class, for guidance
+    dropped = torch.rand(len(y), device=y.device) < s.label_drop  # so it learns v without a class, too, for guidance
     with autocast(x.device):
         out, logits = net(z, t, torch.where(dropped, s.classes, y), return_logits=True)
     out = precondition(out.float(), z, t, s.precond)
@@ -531,7 +543,7 @@ def training_loss(net, x, y, s):
         total = total + s.cls_loss / x[0].numel() * F.cross_entropy(logits.float(), y)
     return total, flow.detach(), t
 
-EMA_WINDOW = {"ema1": 9, "ema2": 36}
+EMA_WINDOW = {"ema1": 9, "ema2": 36}  # ema2 forgets four times as fast, as its decay of 0.9996 does against 0.9999
 
 @torch.no_grad()
 def update_average(average, parameters, decay, window, step):
@@ -550,8 +562,8 @@ def integrate(velocity, z, steps=50, solver="heun"):
     """Solve dz/dt = v(z, t) from noise, t = 0, to data, t = 1; yield (t, z, x_pred) before every step and at the end.
 
     velocity: a function (z, t: float) -> v, of z's shape. x_pred = z + (1 - t) v: where the tangent at z meets t = 1.
-    Heun takes the mean of the slopes at both ends of a step. The last step is Euler's, since v is worst known at t = 1:
-    2 * steps - 1 evaluations in all.
+    Heun takes the mean of the slopes at both ends of a step. The last step is Euler's, since at t = 1 itself
+    v = (x - z) / (1 - t) would be 0 / 0: 2 * steps - 1 evaluations in all.
     """
     for i in range(steps):
         t, t_next = i / steps, (i + 1) / steps
@@ -572,7 +584,8 @@ def guided_velocity(net, y, s, sampling):
     low, high = sampling.interval
 
     def velocity(z, t):
-        guided = sampling.cfg != 1 and s.classes > 1 and (low < t or low == 0) and t < high
+        inside = (low < t or low == 0) and t < high  # from 0 means t = 0 as well, as in the official code
+        guided = inside and sampling.cfg != 1 and s.classes > 1  # a single class leaves nothing to guide towards
         labels = y
         if guided:
             z, labels = torch.cat([z, z]), torch.cat([y, torch.full_like(y, s.classes)])
@@ -590,7 +603,8 @@ def guided_velocity(net, y, s, sampling):
 
 def mix_seed(*numbers):
     """One seed from several numbers, mixed so that seeds of neighbouring steps or images have nothing in common."""
-    return int(np.random.SeedSequence([len(numbers), *numbers]).generate_state(1)[0])
+    sequence = np.random.SeedSequence([len(numbers), *numbers])  # the length, since (1, 2) and (1, 2, 0) count as equal
+    return int(sequence.generate_state(1)[0])
 
 def denoise(net, y, s, sampling, first=0):
     """From noise to images of classes y (B,), numbered first, first + 1, ...: the generator of `integrate`."""
@@ -697,6 +711,7 @@ MEMORY_LIMIT = 4 * 2**30  # bytes; sets with more pixels are read from disk agai
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # the version without pickles
 CIFAR_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # processes; set by torchrun
 
 @dataclasses.dataclass
 class Data:
@@ -710,8 +725,9 @@ class Data:
 def crop(image, size, channels):
     """PIL image of any mode -> uint8 (C, size, size): upright, on white, ADM's centre crop as in the official code."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if image.mode.startswith("I"):  # 16 bits, or 8 in a wide format
+        wide = np.asarray(image)
+        image = Image.fromarray((wide // 256 if wide.max() > 255 else wide).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -766,30 +782,49 @@ def from_arrays(images, labels, names, s):
         pixels = torch.stack([crop(Image.fromarray(image.squeeze()), s.size, s.channels) for image in images])
     return Data(names, torch.from_numpy(labels).long(), pixels)
 
-def open_npz(path, s):
-    """The format of ADM's evaluation suite: arr_0 uint8 (n, H, W, C) and, if there are classes, arr_1 (n,)."""
+def load_arrays(path):
+    """The arrays of an .npz file, by name."""
     try:
         with np.load(path) as file:
-            images, labels = file["arr_0"], file["arr_1"] if "arr_1" in file else None
-    except Exception as error:
-        raise Stop(f"{path} cannot be read as an .npz file with arr_0: {error}", 2) from error
-    good = images.dtype == np.uint8 and images.size and images.shape[3:] in ((), (1,), (3,), (4,)) and images.ndim > 2
-    need(good, f"{path}: arr_0 must be uint8 (n, H, W, C), not {images.dtype} {images.shape}.")
+            return dict(file)
+    except Exception as error:  # whatever bytes may cause
+        raise Stop(f"{path} cannot be read as an .npz file: {error}", 2) from error
+
+def save_arrays(path, arrays):
+    """An .npz file, through write_whole; numpy would add .npz to another name, but not to an open file."""
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+    write_whole(path, write)
+
+def open_npz(path, s):
+    """The format of ADM's evaluation suite: arr_0 uint8 (n, H, W, C) and, if there are classes, arr_1 (n,)."""
+    arrays = load_arrays(path)
+    need("arr_0" in arrays, f"{path} holds no arr_0, the images.")
+    images, labels = arrays["arr_0"], arrays.get("arr_1")
+    shaped = images.size and images.ndim > 2 and images.shape[3:] in ((), (1,), (3,), (4,))
+    need(shaped and images.dtype == np.uint8, f"{path}: arr_0 must be uint8 (n, H, W, C), not {images.dtype} "
+         f"{images.shape}.")
     if labels is None:
         return from_arrays(images, np.zeros(len(images)), [], s)
-    good = labels.shape == (len(images),) and labels.dtype.kind in "iu" and labels.min() >= 0
-    need(good, f"{path}: arr_1 must hold a class number for each image, whole and not negative.")
+    counted = labels.shape == (len(images),) and labels.dtype.kind in "iu" and labels.min() >= 0
+    need(counted, f"{path}: arr_1 must hold a class number for each image, whole and not negative.")
     return from_arrays(images, labels.astype(np.int64), [str(i) for i in range(labels.max() + 1)], s)
 
+def download(url, path, sha256, otherwise=""):
+    """Fetch a file, unless it is there; a file with another checksum is not kept."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
+    except Exception as error:  # of the network, the disk or the checksum
+        raise Stop(f"the download failed ({error}): get {url} and put it at {path}{otherwise}.", 2) from error
+
 def open_cifar10(s):
-    """Download once into torch.hub's cache, checked; a record is a label and 3072 bytes: red, green, blue."""
+    """CIFAR-10, kept in torch.hub's cache; a record is a label and 3072 bytes: red, green, blue."""
     path = Path(torch.hub.get_dir()) / "cifar-10-binary.tar.gz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(CIFAR_URL, str(path), hash_prefix=CIFAR_SHA256)
-        except Exception as error:
-            raise Stop(f"the download failed ({error}); get {CIFAR_URL} otherwise and save it as {path}.", 2) from error
+    download(CIFAR_URL, path, CIFAR_SHA256)
     with tarfile.open(path) as archive:
         files = [archive.extractfile(f"cifar-10-batches-bin/data_batch_{i}.bin").read() for i in range(1, 6)]
     records = np.frombuffer(b"".join(files), np.uint8).reshape(-1, 3073)
@@ -808,25 +843,33 @@ def open_data(s):
     need(path.suffix == ".npz" and path.is_file(), f"--data {path}: no folder, no .npz file, nor shapes or cifar10.")
     return open_npz(path, s)
 
+def draw_shapes(y, s):
+    """A new picture of each shape y (B,): (B, C, S, S) in [-1, 1]."""
+    x = render_shapes(y, random_factors(len(y), y.device), s.size)
+    return x if s.channels == 3 else x.mean(1, keepdim=True)
+
 @functools.lru_cache(maxsize=2)  # a batch can span two epochs
 def shuffled(n, seed, epoch):
+    """The order in which an epoch goes through n images."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
-def stream(data, lists, s, ahead=4):
-    """Yield (pixels, indices) for each list of indices, decoded some batches ahead by threads (PIL can use all cores).
+def read_batches(data, lists, s, ahead=4):
+    """Yield (pixels, labels) for each list of indices: from memory, or decoded by threads, some batches ahead.
 
-    A good image stands in for a broken one of its batch.
+    Threads will do, since PIL decodes outside of Python's lock. A batch is smaller by its broken files.
     """
+    if data.files is None:
+        yield from ((data.pixels[indices], data.labels[indices]) for indices in lists)
+        return
     with ThreadPoolExecutor(s.workers) as pool:
-        waiting = collections.deque()
-        for indices in itertools.chain(lists, [[]] * ahead):
-            waiting.append([(pool.submit(decode, data.files[i], s.size, s.channels), i) for i in indices])
-            jobs = waiting.popleft() if len(waiting) > ahead else []
-            good = [(job.result(), i) for job, i in jobs if job.result() is not None]
-            need(good or not jobs, "a whole batch of images could not be read.")
-            if good:
-                pixels, indices = zip(*(good[i % len(good)] for i in range(len(jobs))))
-                yield torch.stack(pixels), list(indices)
+        started = ([(i, pool.submit(decode, data.files[i], s.size, s.channels)) for i in indices] for indices in lists)
+        waiting = collections.deque(itertools.islice(started, ahead))
+        while waiting:
+            decoded = [(i, job.result()) for i, job in waiting.popleft()]
+            waiting.extend(itertools.islice(started, 1))
+            good = [(i, image) for i, image in decoded if image is not None]
+            need(good, "a whole batch of images could not be read.")
+            yield torch.stack([image for _, image in good]), data.labels[[i for i, _ in good]]
 
 def training_batches(data, s, steps, parts, device):
     """Yield (x, y) for each part of each step: x (b, C, S, S) in [-1, 1] and y (b,) on the device."""
@@ -834,18 +877,20 @@ def training_batches(data, s, steps, parts, device):
     if data.labels is None:
         for _ in range(len(steps) * len(parts)):
             y = torch.randint(len(SHAPES), (b,), device=device)
-            x = render_shapes(y, random_factors(b, device), s.size)
-            yield (x if s.channels == 3 else x.mean(1, keepdim=True)), y * (s.classes > 0)
+            yield draw_shapes(y, s), y * (s.classes > 0)
         return
-    starts = [step * s.batch_size + part * b for step in steps for part in parts]
-    n = len(data.labels)  # the images stand in an endless row of epochs, each shuffled anew
-    lists = ([int(shuffled(n, s.seed, i // n)[i % n]) for i in range(start, start + b)] for start in starts)
-    batches = stream(data, lists, s) if data.files else ((data.pixels[indices], indices) for indices in lists)
-    for pixels, indices in batches:
+    n = len(data.labels)
+
+    def image_at(place):  # image numbers go on through all epochs: place // n is the epoch
+        return int(shuffled(n, s.seed, place // n)[place % n])
+
+    starts = (step * s.batch_size + part * b for step in steps for part in parts)
+    lists = ([image_at(place) for place in range(start, start + b)] for start in starts)
+    for pixels, y in read_batches(data, lists, s):
         x = pixels.to(device, non_blocking=True).float() / 127.5 - 1
         if s.flip:
-            x = torch.where(torch.rand(b, 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
-        yield x, data.labels[indices].to(device, non_blocking=True) * (s.classes > 0)
+            x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
+        yield x, y.to(device, non_blocking=True) * (s.classes > 0)
 
 # ---- 8. Metrics: FID, Inception Score and KID as the official code has them, from torch-fidelity; and rfd ------------
 
@@ -864,9 +909,8 @@ BLOCKS = {
          "branch3x3dbl_3b; average, branch_pool",
 }
 STEM = "Conv2d_1a_3x3 /2, Conv2d_2a_3x3 valid, Conv2d_2b_3x3, max /2, Conv2d_3b_1x1, Conv2d_4a_3x3 valid, max /2"
-INCEPTION = {"": STEM}
-for kind, names in {"A": "5b 5c 5d", "B": "6a", "C": "6b 6c 6d 6e", "D": "7a", "E": "7b 7c"}.items():
-    INCEPTION |= {f"Mixed_{name}.": BLOCKS[kind] for name in names.split()}
+MIXED = dict(zip("5b 5c 5d 6a 6b 6c 6d 6e 7a 7b".split(), "A A A B C C C C D E".split()))
+INCEPTION = {"": STEM} | {f"Mixed_{name}.": BLOCKS[kind] for name, kind in MIXED.items()}
 INCEPTION["Mixed_7c."] = BLOCKS["E"].replace("average", "max")
 
 def load_inception(path, any_hash, device):
@@ -877,14 +921,10 @@ def load_inception(path, any_hash, device):
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     cached = [folder / name for name in INCEPTION_FILES if (folder / name).exists()]
     path = Path(path or (cached + [folder / INCEPTION_FILES[0]])[0])
-    try:
-        if not path.exists() and path.parent == folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, RuntimeError) as error:
-        message = f"no Inception weights ({error}): get {INCEPTION_URL} and put it at {path}, or use --features rfd."
-        raise Stop(message, 2) from error
+    if path.parent == folder:
+        download(INCEPTION_URL, path, INCEPTION_SHA256, otherwise=", or use --features rfd")
+    need(path.exists(), f"--inception {path}: there is no such file; without this flag it is downloaded.")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     need(any_hash or sha256 == INCEPTION_SHA256, f"{path} is not the file that all FIDs are measured with: its SHA-256 "
          f"begins {sha256[:8]}, not {INCEPTION_SHA256[:8]}; --inception-any-hash takes it all the same.")
     try:
@@ -916,10 +956,11 @@ def inception_layer(network, block, layer, x):
     name, _, option = layer.partition(" ")
     stride = 2 if option == "/2" else 1
     if name == "max":
-        return F.max_pool2d(x, 3, stride, padding=2 - stride)
+        return F.max_pool2d(x, 3, stride, padding=0 if stride == 2 else 1)
     if name == "average":
         return F.avg_pool2d(x, 3, stride, padding=1, count_include_pad=False)
-    return F.relu_(F.conv2d(x, *network[block + name], stride, "valid" if option else "same"))
+    padding = "valid" if option else "same"  # "/2" goes without padding, too
+    return F.relu_(F.conv2d(x, *network[block + name], stride, padding))
 
 @torch.no_grad()
 def inception_features(network, images):
@@ -950,12 +991,14 @@ def random_kernels(device):
 
 @torch.no_grad()
 def random_features(images):
-    """uint8 images (B, 1 or 3, H, W), 8 pixels or more -> features (B, 496) of a fixed random network, for rfd.
+    """uint8 images (B, 1 or 3, H, W), 8 pixels or more -> features (B, 496) of a fixed random network.
 
+    A Frechet distance between such features is what we call rfd, random-feature distance. It is not FID.
     Of each of three layers the mean and the spread of every channel over the image; and, since those do not know where
     things are, the mean colours of a 4 x 4 grid.
     """
     assert images.dtype == torch.uint8, "images in [-1, 1] would all look alike"
+    need(min(images.shape[-2:]) >= 8, "rfd needs images of 8 pixels or more.")
     if len(images) > 16:  # more would not fit into the cache of a CPU
         return torch.cat([random_features(part) for part in images.split(16)])
     x = images.expand(-1, 3, -1, -1).float() / 127.5 - 1
@@ -975,7 +1018,8 @@ class Moments:
     def add(self, features):
         """Take in a batch (B, d) (Chan, Golub and LeVeque 1979)."""
         batch = features.cpu().double().numpy()
-        n, delta, centred = self.n + len(batch), batch.mean(0) - self.mean, batch - batch.mean(0)
+        n = self.n + len(batch)
+        delta, centred = batch.mean(0) - self.mean, batch - batch.mean(0)
         self.scatter = self.scatter + centred.T @ centred + np.outer(delta, delta) * (self.n * len(batch) / n)
         self.mean = self.mean + delta * (len(batch) / n)
         self.n = n
@@ -1023,7 +1067,6 @@ def kid(features1, features2, subsets=100, size=1000):
 # ---- 9. Runs: the training loop, its log and its checkpoints ---------------------------------------------------------
 
 CHECKPOINT = "checkpoint-last.pth"  # the official name
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
 WEIGHTS = {"raw": "model", "ema1": "model_ema1", "ema2": "model_ema2"}  # --weights and the official keys
 
 def write_whole(path, write):
@@ -1079,18 +1122,19 @@ def infer_settings(weights):
     rows, width = weights["y_embedder.embedding_table.weight"].shape
     depth = sum(name.endswith("attn.qkv.weight") for name in weights)
     model = next((name for name in MODELS if (MODELS[name]["depth"], MODELS[name]["width"]) == (depth, width)), "B")
-    return resolve(Settings(
+    s = resolve(Settings(
         model=f"{model}/{patch}", size=math.isqrt(weights["pos_embed"].shape[1]) * patch, channels=channels,
         classes=rows - 1, depth=depth, width=width, heads=width // len(weights["blocks.0.attn.q_norm.weight"]),
         bottleneck=bottleneck, context_tokens=weights["in_context_posemb"].shape[1]))
+    return dataclasses.replace(s, data="")  # of which the file says nothing
 
-def folder_of(run):
-    """The folder that what is made from a run goes to: its own, or that of the checkpoint file."""
-    return Path(run) if Path(run).is_dir() else Path(run).parent
+def find_checkpoint(run):
+    """The checkpoint file of a run folder, or the file itself; what is made from a run is written beside it."""
+    return Path(run) / CHECKPOINT if Path(run).is_dir() else Path(run)
 
 def load_run(path, which, device):
     """(network, settings, class names) for sampling, from a run folder or checkpoint file; which: a key of WEIGHTS."""
-    path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+    path = find_checkpoint(path)
     checkpoint = load_checkpoint(path)
     need(WEIGHTS[which] in checkpoint, f"{path} has no weights {which}.")
     try:
@@ -1098,24 +1142,28 @@ def load_run(path, which, device):
         s = Settings(**checkpoint["settings"]) if "settings" in checkpoint else infer_settings(weights)
         net = JiT(s)
         net.load_state_dict(weights)
+    except Stop:
+        raise
     except Exception as error:
         raise Stop(f"{path} does not fit this network: {str(error).splitlines()[-1].strip()}", 2) from error
     return net.to(device).eval().requires_grad_(False), s, checkpoint.get("names", [str(i) for i in range(s.classes)])
 
-def resume(s, net, averages, optimizer):
+def resume(s, names, net, averages, optimizer):
     """Restore the state of the run in --out, if there is one; return the number of steps it has done."""
     out = Path(s.out)
     if not (out / CHECKPOINT).exists():
         need(not s.resume, f"--resume: there is no {out / CHECKPOINT} to go on from.")
-        strange = out.exists() and not (out.is_dir() and ((out / "config.json").exists() or not any(out.iterdir())))
-        need(not strange, f"--out {out} is there already and is no run; choose another.")
+        ours = (out / "config.json").exists() or not any(out.glob("[!.]*"))  # hidden files may be ours, half-written
+        need(ours and not out.is_file(), f"--out {out} is there already and is no run; choose another.")
         return 0
     checkpoint = load_checkpoint(out / CHECKPOINT)
     need("settings" in checkpoint, f"{out / CHECKPOINT} is not from this program and cannot be trained further.")
     before, now = checkpoint["settings"], dataclasses.asdict(s)
-    changed = [key for key in now if key not in CHANGEABLE and before.get(key) != now[key]]
-    others = ", ".join(f"--{key.replace('_', '-')} {before.get(key)}" for key in changed)
+    changed = [f for f in dataclasses.fields(s) if f.name not in CHANGEABLE and before.get(f.name) != now[f.name]]
+    others = ", ".join(as_typed(field, before.get(field.name)) for field in changed)
     need(not changed, f"{out} is a run with {others}: give the same, or choose another --out.")
+    classes = ", ".join(checkpoint["names"]) or "(none)"
+    need(checkpoint["names"] == names, f"{out} is a run with the classes {classes}: the data have others now.")
     with torch.no_grad():
         for target, key in ((net.parameters(), "raw"), (averages["ema1"], "ema1"), (averages["ema2"], "ema2")):
             for tensor, value in zip(target, checkpoint[WEIGHTS[key]].values(), strict=True):
@@ -1174,11 +1222,12 @@ def catch_signals():
     return caught
 
 def train(s):
-    """The training loop. All randomness of a step is seeded by (seed, step, part): a resumed run misses nothing."""
+    """The training loop. (seed, step, part) seeds all that a step draws, so a resumed run draws as if never stopped."""
     device = choose_device(s.device)
     if WORLD > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    data, out = open_data(s), Path(s.out)
+    out = Path(s.out)
+    data = open_data(s)
     s.classes = len(data.names) if s.classes is None else s.classes
     data.names = data.names if s.classes else []
     need(s.classes >= len(data.names), f"--classes {s.classes} is too few: the data has {len(data.names)}.")
@@ -1189,7 +1238,7 @@ def train(s):
     parameters = list(net.parameters())
     averages = {key: [p.detach().clone() for p in parameters] for key in EMA_WINDOW}
     optimizer = make_optimizer(net, s)
-    done = resume(s, net, averages, optimizer)
+    done = resume(s, data.names, net, averages, optimizer)
     if RANK == 0:
         open_run(out, s, data, net, done, device)
     model = torch.compile(net) if s.compile else net
@@ -1217,7 +1266,10 @@ def train(s):
             update_average(averages[key], parameters, decay, EMA_WINDOW[key], step)
         bar.update()
 
-        log, save, draw = (step % n == 0 or step == s.steps for n in (s.log_every, s.save_every, s.sample_every))
+        last = step == s.steps
+        log = last or step % s.log_every == 0
+        save = last or step % s.save_every == 0
+        draw = last or step % s.sample_every == 0
         stop = bool(caught)
         if WORLD > 1 and log:  # processes must stop at the same step, so they vote
             votes = torch.tensor(float(stop), device=device)
@@ -1228,7 +1280,8 @@ def train(s):
             mean, by_t = summarize(seen)
             norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item()
             if not math.isfinite(mean + norm):
-                raise Stop(f"at step {step} the loss is {mean}, its gradient {norm}; a checkpoint in {out} is from "
+                bar.close()
+                raise Stop(f"at step {step} the loss is {mean}, its gradient {norm}; what is saved in {out} is from "
                            "before. Try a lower --lr and another --out.", 1)
             rate = (step - logged) * s.batch_size / (time.perf_counter() - clock)
             if RANK == 0:
@@ -1245,6 +1298,7 @@ def train(s):
             seen, logged, clock = [], step, time.perf_counter()
         optimizer.zero_grad()
         if stop:
+            bar.close()
             raise Stop(f"stopped and saved at step {step}; the same command goes on.", 128 + max(caught + [2]))
     bar.close()
     if RANK == 0:
@@ -1264,14 +1318,20 @@ def make_sheet(pixels, captions, columns):
         ImageDraw.Draw(sheet).text((left + 1, top + 2), caption, fill="black")
     return sheet
 
+def save_sheet(path, pixels, y, names):
+    """Images (n, C, H, W) of classes y (n,) to one picture, ten in a row under the names of their classes."""
+    captions = [names[label] if label < len(names) else "" for label in y]
+    sheet = make_sheet(pixels, captions, columns=10)
+    write_whole(path, lambda temporary: sheet.save(temporary, "PNG"))
+
 def pick_classes(n, wanted, s, names):
     """The class number of each of n images, (n,): those wanted, or all, taking turns; 0 for unconditional data."""
     chosen = []
     for word in filter(None, (word.strip() for word in wanted.split(","))):
-        number = names.index(word) if word in names else int(word) if word.isdecimal() else s.classes
         near = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(word, names, 1, cutoff=0.4))
-        need(number < s.classes, f"--classes {word}: there is no such class among {s.classes}.{near}")
-        chosen.append(number)
+        known = word in names or word.isdecimal() and int(word) < s.classes
+        need(known, f"--classes {word}: there is no such class among {s.classes}.{near}")
+        chosen.append(names.index(word) if word in names else int(word))
     chosen = chosen or range(max(1, s.classes))
     return torch.tensor([chosen[i % len(chosen)] for i in range(n)])
 
@@ -1282,27 +1342,29 @@ def draw_preview(net, average, s, names, path):
         p.data.copy_(value)
     y = pick_classes(40, "", s, names).to(average[0].device)
     pixels = torch.cat(list(sample_images(shown, y, s, Sampling(cfg=s.cfg))))
-    sheet = make_sheet(pixels, [names[label] if names else "" for label in y], 10)
-    write_whole(path, lambda temporary: sheet.save(temporary, "PNG"))
+    save_sheet(path, pixels, y, names)
 
 def draw_trajectory(net, y, s, sampling, folder):
     """From noise to image: trajectory.png, z above x_pred at ten times, and trajectory.gif, a frame a step."""
-    path = list(denoise(net, y, s, sampling))
-    shown = [path[i * (len(path) - 1) // 9] for i in range(10)]
-    rows = [torch.stack([to_uint8(state[kind][i]) for state in shown]) for i in range(len(y)) for kind in (1, 2)]
-    captions = [f"{name} t = {t:.2f}" for _ in y for name in ("z", "x_pred") for t, _, _ in shown]
-    strip = make_sheet(torch.cat(rows), captions, 10)
+    states = list(denoise(net, y, s, sampling))
+    shown = [states[i * (len(states) - 1) // 9] for i in range(10)]
+    rows, captions = [], []
+    for i in range(len(y)):
+        rows += [to_uint8(z[i]) for _, z, _ in shown] + [to_uint8(x_pred[i]) for _, _, x_pred in shown]
+        captions += [f"{name} t = {t:.2f}" for name in ("z", "x_pred") for t, _, _ in shown]
+    strip = make_sheet(torch.stack(rows), captions, columns=10)
     write_whole(folder / "trajectory.png", lambda temporary: strip.save(temporary, "PNG"))
-    frames = [make_sheet(to_uint8(torch.cat([z, x])), [f"z t = {t:.2f}"] * len(y) + ["x_pred"] * len(y), len(y))
-              for t, z, x in path]
+    frames = []
+    for t, z, x_pred in states:
+        captions = [f"z t = {t:.2f}"] * len(y) + ["x_pred"] * len(y)
+        frames.append(make_sheet(to_uint8(torch.cat([z, x_pred])), captions, columns=len(y)))
     pauses = [80] * (len(frames) - 1) + [2000]  # milliseconds
     write_whole(folder / "trajectory.gif", lambda temporary: frames[0].save(
         temporary, "GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0))
     print(f"{folder / 'trajectory.png'} and {folder / 'trajectory.gif'}")
 
-def take_sampling(args):
-    """The Sampling of parsed flags, checked."""
-    sampling = take(Sampling, args)
+def check_sampling(sampling):
+    """The same, or a stop if it cannot be."""
     check_lowest(sampling)
     need(len(sampling.interval) == 2, "--interval needs two numbers, such as 0.1,1.")
     need(sampling.weights in WEIGHTS, f"--weights {sampling.weights}: choose from {', '.join(WEIGHTS)}.")
@@ -1310,29 +1372,31 @@ def take_sampling(args):
 
 def sample(args):
     """python jit.py sample RUN: draw images to a sheet, single files, an .npz file, or the whole way from the noise."""
-    sampling = take_sampling(args)
+    sampling = check_sampling(take(Sampling, args))
     device = choose_device(sampling.device)
     net, s, names = load_run(args.run, sampling.weights, device)
     y = pick_classes(sampling.n, args.classes, s, names).to(device)
-    folder = folder_of(args.run)
+    folder = find_checkpoint(args.run).parent
     if args.trajectory:
+        need(not args.png_dir and not args.npz, "--trajectory goes without --png-dir and --npz.")
         draw_trajectory(net, y[:4], s, sampling, folder)
         return
     for target in filter(None, (args.png_dir, args.npz and Path(args.npz).parent)):
         Path(target).mkdir(parents=True, exist_ok=True)
     model = torch.compile(net) if sampling.compile else net
-    batches = tqdm(sample_images(model, y, s, sampling), "sampling", math.ceil(sampling.n / sampling.batch_size))
-    pixels = torch.cat([batch.cpu() for batch in batches])
-    arrays = pixels.permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
-    if args.png_dir:
-        for i, array in enumerate(arrays):
-            Image.fromarray(array.squeeze()).save(Path(args.png_dir) / f"{i:06d}.png")
+    kept, number = [], 0
+    for batch in tqdm(sample_images(model, y, s, sampling), "sampling", math.ceil(sampling.n / sampling.batch_size)):
+        if args.png_dir:  # at once: 50,000 images are not kept, nor lost by Ctrl-C
+            for image in batch.permute(0, 2, 3, 1).cpu().numpy():
+                Image.fromarray(image.squeeze()).save(Path(args.png_dir) / f"{number:06d}.png")
+                number += 1
+        if args.npz or not args.png_dir:
+            kept.append(batch.cpu())
     if args.npz:
-        with open(args.npz, "wb") as file:
-            np.savez(file, arr_0=arrays, arr_1=y.cpu().numpy())
+        arrays = {"arr_0": torch.cat(kept).permute(0, 2, 3, 1).numpy()}  # (n, H, W, C)
+        save_arrays(args.npz, arrays | ({"arr_1": y.cpu().numpy()} if s.classes else {}))
     if not args.png_dir and not args.npz:
-        sheet = make_sheet(pixels, [names[label] if names else "" for label in y], 10)
-        write_whole(folder / "samples.png", lambda temporary: sheet.save(temporary, "PNG"))
+        save_sheet(folder / "samples.png", torch.cat(kept), y, names)
     print(args.png_dir or args.npz or folder / "samples.png")
 
 def is_run(source):
@@ -1346,27 +1410,23 @@ def image_batches(source, s, sampling, device):
         y = pick_classes(sampling.n, "", s, names).to(device)
         return sampling.n, sample_images(torch.compile(net) if sampling.compile else net, y, s, sampling)
     data = open_data(dataclasses.replace(s, data=source))
-    total = sampling.n if data.labels is None else len(data.labels)
-    parts = torch.arange(total).split(sampling.batch_size)
     if data.labels is None:
         torch.manual_seed(sampling.seed)
-        return total, (to_uint8(render_shapes(i % len(SHAPES), random_factors(len(i)), s.size)) for i in parts)
-    if data.files:
-        return total, (pixels for pixels, _ in stream(data, (part.tolist() for part in parts), s))
-    return total, (data.pixels[part] for part in parts)
+        y = torch.arange(sampling.n) % len(SHAPES)
+        return sampling.n, (to_uint8(draw_shapes(part, s)) for part in y.split(sampling.batch_size))
+    lists = (part.tolist() for part in torch.arange(len(data.labels)).split(sampling.batch_size))
+    return len(data.labels), (pixels for pixels, _ in read_batches(data, lists, s))
 
 def collect(source, s, sampling, extract, device):
     """One side of a comparison: {"mu", "sigma", "n", "size"}, and for images also their "features" and "logits"."""
     if Path(source).suffix == ".npz" and Path(source).is_file():
-        try:
-            with np.load(source) as file:  # statistics, or images; other programs' statistics do not tell n and size
-                side = {key: file[key].astype(float) for key in ("mu", "sigma", "n", "size") if key in file}
-        except Exception as error:
-            raise Stop(f"{source} cannot be read as an .npz file: {error}", 2) from error
-        if "mu" in side and "sigma" in side:
+        arrays = load_arrays(source)
+        if "mu" in arrays and "sigma" in arrays:  # statistics, not images; other programs' do not tell n and size
+            side = {key: arrays[key].astype(float) for key in ("mu", "sigma", "n", "size") if key in arrays}
             need(side.get("size", s.size) == s.size, f"{source} is of images of another size, {side.get('size')}.")
             d = side["mu"].size
-            need(side["sigma"].shape == (d, d) and np.isfinite(side["sigma"]).all(), f"{source}: mu and sigma differ.")
+            sound = side["sigma"].shape == (d, d) and np.isfinite(side["sigma"]).all()
+            need(sound, f"{source}: sigma is not a finite matrix with a row for each of the {d} numbers of mu.")
             return side
     total, batches = image_batches(source, s, sampling, device)
     moments, kept = Moments(), []
@@ -1383,46 +1443,64 @@ def collect(source, s, sampling, extract, device):
     side = dict(mu=moments.mean, sigma=moments.covariance(), n=moments.n, size=s.size)
     return side | {key: torch.cat(column) for key, column in zip(("features", "logits"), zip(*kept))}
 
-def evaluate(args):
-    """python jit.py eval and stats: compare images with a reference, at each of the guidance weights and averages."""
-    device, tried = choose_device(args.device), []
-    for weights, cfg in itertools.product(args.weights.split(","), args.cfg):
-        args.weights, args.cfg = weights, cfg
-        tried.append(take_sampling(args))
+def compare(side, reference, sha256):
+    """The metrics of two results of `collect`; sha256: of the Inception weights, None for rfd."""
+    need(side["mu"].shape == reference["mu"].shape, "the two sides have features of different kinds.")
+    n = int(side.get("n", 0))
+    count = f"{n // 1000}k" if n % 1000 == 0 else str(n)
+    name = ("fid" if sha256 else "rfd") + (f"_{count}" if n else "")  # other programs' statistics do not tell n
+    result = {name: frechet_distance(side["mu"], side["sigma"], reference["mu"], reference["sigma"])}
+    if sha256 and "logits" in side:
+        mean, deviation = inception_score(side["logits"])
+        result |= dict(inception_score=mean, inception_score_std=deviation, inception_sha256=sha256)
+    if sha256 and "features" in side and "features" in reference:
+        result |= dict(kid=kid(side["features"], reference["features"]))
+    return result
+
+def prepare(args):
+    """For eval and stats: (settings, a Sampling for each trial, device, feature extractor, hash of its weights)."""
+    device, base = choose_device(args.device), take(Sampling, args)
+    trials = [check_sampling(dataclasses.replace(base, weights=weights, cfg=cfg))
+              for weights in args.weights.split(",") for cfg in args.cfg]
+    drawn = is_run(args.source)
+    need(drawn or args.size, f"{args.source} is no run with a {CHECKPOINT}; if it is images, give --size, their side.")
+    need(len(trials) == 1 or drawn and args.command == "eval", "several --cfg or --weights are for eval of a run.")
+    s = load_run(args.source, "raw", device)[1] if drawn else Settings(size=args.size)
+    check_lowest(s)
+    if args.features == "rfd":
+        return s, trials, device, lambda images: (random_features(images), torch.empty(0)), None  # it has no logits
     torch.backends.cudnn.allow_tf32 = False
-    extract, sha256 = lambda images: (random_features(images), torch.zeros(len(images), 0)), None
-    if args.features == "inception":
-        network, sha256 = load_inception(args.inception, args.inception_any_hash, device)
-        extract = functools.partial(inception_features, network)
-    need(is_run(args.source) or args.size, "give --size, the side of the images in pixels.")
-    s = load_run(args.source, "raw", device)[1] if is_run(args.source) else Settings(size=args.size)
-    if args.command == "stats":
-        side = collect(args.source, s, tried[0], extract, device)
-        saved = {key: side[key] for key in ("mu", "sigma", "n", "size")}
-        return write_whole(args.to, lambda path: np.savez(path.open("wb"), **saved))
-    other = dataclasses.replace(tried[0], seed=args.seed + 1)  # not the same shapes on both sides
-    reference, results = collect(args.reference or s.data, s, other, extract, device), []
-    for sampling in tried:
+    network, sha256 = load_inception(args.inception, args.inception_any_hash, device)
+    return s, trials, device, functools.partial(inception_features, network), sha256
+
+def write_statistics(args):
+    """python jit.py stats: mean and covariance of the features of images, for eval --reference."""
+    s, (sampling,), device, extract, _ = prepare(args)
+    side = collect(args.source, s, sampling, extract, device)
+    save_arrays(args.to, {key: side[key] for key in ("mu", "sigma", "n", "size") if key in side})
+    print(args.to)
+
+def evaluate(args):
+    """python jit.py eval: compare images with a reference, at each of the guidance weights and averages."""
+    s, trials, device, extract, sha256 = prepare(args)
+    against = args.reference or s.data
+    need(against, f"{args.source} does not say what it was trained on: give --reference.")
+    other = dataclasses.replace(trials[0], seed=args.seed + 1)  # else both sides would hold the same generated shapes
+    reference = collect(against, s, other, extract, device)
+    results = []
+    for sampling in trials:
         side = collect(args.source, s, sampling, extract, device)
-        need(side["mu"].shape == reference["mu"].shape, "the two sides have features of different kinds.")
-        n = int(side["n"])
-        name = f"{'fid' if sha256 else 'rfd'}_" + (f"{n // 1000}k" if n % 1000 == 0 else str(n))
-        distance = frechet_distance(side["mu"], side["sigma"], reference["mu"], reference["sigma"])
-        result = {name: distance, "source": args.source, "reference": args.reference or s.data, "size": s.size, "n": n}
-        if sha256 and "logits" in side:
-            mean, deviation = inception_score(side["logits"])
-            result |= dict(inception_score=mean, inception_score_std=deviation, inception_sha256=sha256)
-        if sha256 and "features" in side and "features" in reference:
-            result |= dict(kid=kid(side["features"], reference["features"]))
+        result = compare(side, reference, sha256) | dict(source=args.source, reference=against, size=s.size)
         if is_run(args.source):
-            result |= dataclasses.asdict(sampling) | dict(n=n)
-        print(json.dumps(result))
-        results.append(result)
+            result |= dataclasses.asdict(sampling)
+        results.append(result | dict(n=int(side.get("n", 0))))
+        print(json.dumps(results[-1]))
     if is_run(args.source):
-        file = folder_of(args.source) / "metrics.json"
+        file = find_checkpoint(args.source).parent / "metrics.json"
         before = json.loads(file.read_text()) if file.exists() else []
-        write_whole(file, lambda path: path.write_text(json.dumps(before + results, indent=1)))
+        write_whole(file, lambda temporary: temporary.write_text(json.dumps(before + results, indent=1)))
     if len(results) > 1:
+        name = next(iter(results[0]))
         print("\n".join(f"{r['weights']:5} cfg {r['cfg']:<5g} {name} {r[name]:.4f}" for r in results), file=sys.stderr)
 
 # Parameters in millions and multiply-adds in billions, from Tables 5 and 6 of the paper.
@@ -1460,7 +1538,7 @@ def main(args):
         if args.command == "train":
             train(resolve(take(Settings, args)))
         else:
-            {"sample": sample, "eval": evaluate, "stats": evaluate, "info": info}[args.command](args)
+            {"sample": sample, "eval": evaluate, "stats": write_statistics, "info": info}[args.command](args)
     except (Stop, OSError, KeyboardInterrupt) as error:
         sentence, code = error.args if isinstance(error, Stop) else (str(error) or "interrupted", 2)
         print(f"jit.py {args.command}: {sentence}", file=sys.stderr)

@@ -79,7 +79,7 @@ def main():
     net, s, names = jit.load_run(sys.argv[1], "ema1", device)
     y = jit.pick_classes(40, "", s, names).to(device)
     pixels = torch.cat(list(jit.sample_images(net, y, s, jit.Sampling())))
-    jit.make_sheet(pixels, [names[label] for label in y], 10).save(folder / "samples.png")
+    jit.save_sheet(folder / "samples.png", pixels, y, names)
     chosen = jit.pick_classes(2, "star,heart", s, names).to(device)
     jit.draw_trajectory(net, chosen, s, jit.Sampling(steps=20), folder)
     (folder / "trajectory.png").replace(folder / "denoising.png")

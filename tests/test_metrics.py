@@ -417,7 +417,7 @@ def test_eval_of_a_folder_is_the_distance_of_its_features(folders, capsys):
     assert command("stats", folders / "b", "--features", "rfd", "--size", 32, "--to", statistics) == 0
     assert command("eval", folders / "a", "--features", "rfd", "--size", 32, "--reference", statistics) == 0
     captured = capsys.readouterr()
-    result = json.loads(captured.out)
+    result = json.loads(captured.out.splitlines()[-1])
     mu1, mu2 = (jit.random_features(shapes(12, seed)).double().mean(0).numpy() for seed in (0, 1))
     sigma1, sigma2 = (np.cov(jit.random_features(shapes(12, seed)).double().numpy().T) for seed in (0, 1))
     assert result["rfd_12"] == pytest.approx(jit.frechet_distance(mu1, sigma1, mu2, sigma2), rel=1e-6)
@@ -449,6 +449,39 @@ def test_errors_of_eval_are_one_sentence(folders, tmp_path, capsys):
         assert last.startswith("jit.py eval: ") and "Traceback" not in last
     assert command("eval", folders / "a", "--features", "rfd", "--reference", folders / "b") == 2
     assert "--size" in capsys.readouterr().err
+
+
+def test_statistics_of_other_programs(folders, tmp_path, capsys):
+    """They hold mu and sigma alone: a distance all the same, on either side, without a number of images in its name."""
+    features = jit.random_features(shapes(12, 0)).double().numpy()
+    np.savez(tmp_path / "other.npz", mu=features.mean(0), sigma=np.cov(features.T))
+    assert command("eval", tmp_path / "other.npz", "--features", "rfd", "--size", 32, "--reference", folders / "b") == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"rfd", "source", "reference", "size", "n"}
+
+
+def test_grey_runs_are_compared_with_grey_images(tmp_path, monkeypatch, capsys):
+    """The reference of a run is what it was trained on, in its number of channels."""
+    tiny = "--size 16 --model Ti/8 --depth 2 --width 32 --heads 2 --steps 1 --batch-size 4 --channels 1".split()
+    monkeypatch.setattr(jit, "draw_preview", lambda *args: None)
+    assert command("train", *tiny, "--out", tmp_path / "run", "--device", "cpu") == 0
+    seen, features = [], jit.random_features
+    monkeypatch.setattr(jit, "random_features", lambda images: seen.append(images.shape[1]) or features(images))
+    words = ["--features", "rfd", "--n", 20, "--steps", 1, "--device", "cpu"]
+    assert command("eval", tmp_path / "run", *words) == 0
+    assert set(seen) == {1}
+
+
+def test_broken_files_do_not_count(folders, tmp_path, monkeypatch, capsys):
+    """A folder scores the same whether it is read into memory or, too large for that, file by file."""
+    for i, path in enumerate(sorted((folders / "a").iterdir())):
+        (tmp_path / f"{i}.png").write_bytes(path.read_bytes() if i else b"broken")
+    results = []
+    for limit in (jit.MEMORY_LIMIT, 0):
+        monkeypatch.setattr(jit, "MEMORY_LIMIT", limit)
+        words = ["--features", "rfd", "--size", 32, "--reference", folders / "b"]
+        assert command("eval", tmp_path, *words) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0]["n"] == 11 and results[0]["rfd_11"] == pytest.approx(results[1]["rfd_11"], rel=1e-6)
 
 
 def test_eval_sweeps_and_appends(tmp_path, capsys):
