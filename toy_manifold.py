@@ -12,7 +12,7 @@ a line, mean of 32 lines. References: "true data", a second draw; "oracle", the 
 Chosen where the paper is silent, by trying: AdamW, 600 steps of 128, lr 4e-3 (50 of warm-up, to 0 from half-way);
 logit t ~ N(0.5, 1.5^2), stratified (images: -0.8, 0.8; a curve has detail at lower noise), t as one more input; 20 Heun
 steps: the last call is at t = 0.95, so that jit.py's clip max(1 - t, 0.05) never bites and leaves no noise behind.
-Lessons: (1) The prediction decides, not the loss: eps and v ask 256 units for D numbers, x for d. (2) A way for z
+Lessons: (1) The prediction decides, not the loss: eps and v push D numbers through 256 units, x d. (2) A way for z
 around the units, if learned, repairs most of v; one that makes x cancel noise ruins x. (3) x needs d << D: with d = 32
 (16 spirals at once) it still finds the subspace, but not the spirals. (4) Four times the width saves neither eps nor v.
 """
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from jit import convert, flow_loss, integrate, interpolate
 
-PREDS, LEVELS = ("x", "eps", "v"), ("data", "oracle")
+PREDS, REFERENCES = ("x", "eps", "v"), ("data", "oracle")
 STEPS, BATCH, LR, SAMPLES, SOLVER_STEPS = 600, 128, 4e-3, 1000, 20
 METRICS = {"off_plane": "off_plane (1 = norm of the data)", "off_curve": "off_curve (1 = std of the data)",
            "sliced_w1": "sliced_w1 (1 = std of the data)"}  # fmt: skip
@@ -184,7 +184,7 @@ def draw_samples(records, planes):
     """Figure 1: the first seed's samples in the plane, and under each panel its errors (mean over seeds)."""
     dims = sorted({run.D for run in planes})
     figure, axes = plt.subplots(5, len(dims), figsize=(2 * len(dims), 11.2), squeeze=False, layout="constrained")
-    for ax, run in zip(axes.flat, [Run(D, pred=pred) for pred in PREDS + LEVELS for D in dims]):
+    for ax, run in zip(axes.flat, [Run(D, pred=pred) for pred in PREDS + REFERENCES for D in dims]):
         s = planes[run]
         outside = (s.abs() > 2.5).any(1).float().mean().item()
         frame = 2.5 if outside < 0.5 else s.abs().max().item()  # else the panel would be empty
@@ -201,13 +201,14 @@ def draw_samples(records, planes):
 
 def draw_lines(ax, records, field, metric, label):
     """A metric against a field of Run: mean over seeds, band from lowest to highest seed; reference levels in grey."""
-    records = [record for record in records if record[metric] > 5e-4]  # less is rounding, as off the plane at D = d
+    above = [record for record in records if record[metric] > 5e-4]  # less is rounding, as off the plane at D = d
+    records = above or records
     for pred in PREDS:
         ticks = sorted(set(values(records, field, pred=pred)))
         rows = [values(records, metric, pred=pred, **{field: tick}) for tick in ticks]
         ax.plot(ticks, [mean(row) for row in rows], "o-", color=COLOUR[pred], label=LABEL[pred])
         ax.fill_between(ticks, [min(row) for row in rows], [max(row) for row in rows], color=COLOUR[pred], alpha=0.2)
-    for pred, style in zip(LEVELS, (":", "--")):
+    for pred, style in zip(REFERENCES, (":", "--")):
         levels = values(records, metric, pred=pred)
         if levels:
             ax.axhline(mean(levels), color=COLOUR[pred], linestyle=style, label=LABEL[pred])
@@ -283,9 +284,8 @@ def main(argv=None):
     with tqdm(total=total, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left") as bar:
         for runs, seed in jobs:
             bar.set_description("{} networks, seed {}: D {}, d {}, width {}".format(len(runs), seed, *runs[0]))
-            found, shown = run_bank(runs, seed, args.steps, args.device, lambda: bar.update(cost[runs]))
-            records += found
-            planes = shown | planes  # the first seed's stay
+            new, shown = run_bank(runs, seed, args.steps, args.device, lambda: bar.update(cost[runs]))
+            records, planes = records + new, shown | planes  # of the planes, the first seed's stay
     print_table(records)
     name = {"samples": "manifold", "dimension": "dimension"}.get(args.sweep, "why")
     path = args.out / f"toy_{name}.json"
