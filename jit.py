@@ -1221,6 +1221,14 @@ def catch_signals():
         signal.signal(number, handler)
     return caught
 
+def any_process(wish, device):
+    """Whether a process has this wish; all of them must get here at the same step, and stop at the same step."""
+    if WORLD == 1:
+        return wish
+    votes = torch.tensor(float(wish), device=device)
+    torch.distributed.all_reduce(votes)
+    return votes.item() > 0
+
 def train(s):
     """The training loop. (seed, step, part) seeds all that a step draws, so a resumed run draws as if never stopped."""
     device = choose_device(s.device)
@@ -1270,12 +1278,7 @@ def train(s):
         log = last or step % s.log_every == 0
         save = last or step % s.save_every == 0
         draw = last or step % s.sample_every == 0
-        stop = bool(caught)
-        if WORLD > 1 and log:  # processes must stop at the same step, so they vote
-            votes = torch.tensor(float(stop), device=device)
-            torch.distributed.all_reduce(votes)
-            stop = votes.item() > 0
-        stop = stop and (log or WORLD == 1)
+        stop = (log or WORLD == 1) and any_process(bool(caught), device)
         if log or save or draw or stop:
             mean, by_t = summarize(seen)
             norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item()
