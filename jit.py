@@ -190,7 +190,7 @@ class Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists what there is.\n")
+        self.exit(2, f"{self.prog}: {message}; --help, before or after a command, lists what there is.\n")
 
     def add_settings(self, kind):
         """One flag for each field of a dataclass."""
@@ -210,9 +210,11 @@ def parse_flags(words=None):
     """The command line: a command and its flags."""
     parser = Parser(prog="jit.py", description="Train and sample a Just image Transformer.")
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", allow_abbrev=False, help="train a network, or go on with a run")
+    train = commands.add_parser("train", allow_abbrev=False, usage="jit.py train [--FLAG VALUE ...]",
+                                help="train a network, or go on with a run")
     train.add_settings(Settings)
-    sample = commands.add_parser("sample", allow_abbrev=False, help="draw images with a trained network")
+    sample = commands.add_parser("sample", allow_abbrev=False, usage="jit.py sample RUN [--FLAG VALUE ...]",
+                                 help="draw images with a trained network")
     sample.add_argument("run", help="run folder or checkpoint file, of ours or of the official code")
     sample.add_argument("--classes", default="", help="names or numbers, with commas; they take turns (default: all)")
     sample.add_argument("--png-dir", help="write every image to this folder")
@@ -220,7 +222,8 @@ def parse_flags(words=None):
     sample.add_argument("--trajectory", action="store_true", help="a strip and an animation from noise to image")
     sample.add_settings(Sampling)
     for name, help in {"eval": "FID, Inception Score and KID, or rfd", "stats": "write statistics for eval"}.items():
-        measure = commands.add_parser(name, allow_abbrev=False, conflict_handler="resolve", help=help)
+        measure = commands.add_parser(name, allow_abbrev=False, usage=f"jit.py {name} SOURCE [--FLAG VALUE ...]",
+                                      help=help, conflict_handler="resolve")  # some flags of Sampling, redefined
         measure.add_argument("source", help="a run, a checkpoint, or what --data takes: a folder, an .npz file, shapes")
         measure.add_settings(Sampling)
         measure.add_argument("--n", type=int, default=1000, help="images to draw; the paper: 50000 (default: 1000)")
