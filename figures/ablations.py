@@ -477,9 +477,10 @@ def draw_spectrum(ax, s):
     patches = F.unfold(pixels.double(), s.patch, stride=s.patch).transpose(1, 2).flatten(0, 1)  # (n N, C p p)
     variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
     ax.plot(range(1, len(variance)), 1 - (variance.cumsum(0) / variance.sum())[:-1], color="black")
-    ax.set(xlabel="r", xscale="log", yscale="log", ylim=(1e-5, 1), title="variance of patches outside r components")
+    ax.set(xlabel="r", xscale="log", yscale="log", ylim=(1e-5, 1))
+    ax.set_title("variance of patches outside r principal components", fontsize=10)
     ax.axvline(s.width, color=GREY, linestyle="--")
-    ax.text(s.width, 0.5, " width of the network", color=GREY, fontsize=8)
+    ax.text(s.width, 2e-5, "width of the network ", color=GREY, fontsize=8, horizontalalignment="right")
 
 def draw_losses(figure, study, args):
     """The v-loss in training, and, of the finished network, against t; a row for each panel."""
