@@ -48,7 +48,7 @@ import jit  # noqa: E402
 
 # n samples are scored against `reference` real images. Image size and patch: large, small, such that a patch has 768 or
 # 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
-# tokens: without RoPE and qk-norm a small network takes thousands of steps to find out where each of 16 patches stands.
+# tokens: without RoPE and bottleneck a small network takes thousands of steps to learn where each of 16 patches stands.
 # `small` are the same pictures drawn at 16 px.
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
