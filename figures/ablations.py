@@ -416,14 +416,16 @@ def write_table(name, study, args):
     minutes = (sum(seconds.values()) + sum(result["seconds"] for _, result in known)) / 60
     kept = "data size patch depth width heads steps batch_size lr seed t_clip".split()
     commits = ", ".join(sorted({run["commit"] for run, _ in known}))
-    kind = "In brackets the paper's FID-50K" if describe is caption else "Mean over the last fifth of the training"
-    lines += [f"{kind}. {draw.n} samples a cell, one training seed. Lower is better (agreement: higher).", "",
+    kind = "In brackets the paper's FID-50K. " if any(cell.paper for cell in study.cells) else ""
+    if describe is v_loss:
+        kind = "Mean over the last fifth of the training. "
+    lines += [f"{kind}{draw.n} samples a cell, one training seed. Lower is better (agreement: higher).", "",
               f"- Command: `python figures/ablations.py {name} --scale {args.scale}`",
               f"- Training of the first cell: {', '.join(f'{key} {first[key]}' for key in kept)}; "
               "the others differ in what the table says.",
               f"- Its sampling: {draw.solver}, {draw.steps} steps, guidance {draw.cfg} for t in {draw.interval}, "
               f"weights {draw.weights}, seed {draw.seed}.",
-              f"- Time: {minutes:.0f} minutes for {len(seconds)} networks, one after the other; studies share some.",
+              f"- Time: {minutes:.0f} minutes for {len(seconds)} network{'s' * (len(seconds) > 1)}, one after the other; studies share some.",
               f"- Hardware: {run['hardware']}; PyTorch {torch.__version__}; commit {commits}.", ""]  # fmt: skip
     path = args.figures / f"{name}.md"
     notes = path.read_text().partition(NOTES)[2] if path.exists() else "\n"
@@ -466,7 +468,12 @@ def draw_curve(ax, study, args):
         ax.plot([float(column) for column in scores], [score for _, score in scores.values()], marker=marker, label=row)
     floor, columns = [next(iter(result["floor"].values())) for _, result in found if result][0], list(scores)
     ax.axhline(floor, color=GREY, linestyle=":", label="real images")
-    ax.set(xlabel=study.columns, ylabel=next(iter(scores.values()))[0], xscale=study.curve, yscale="log")
+    ax.set(xlabel=study.columns, ylabel=next(iter(scores.values()))[0], xscale=study.curve)
+    high = ax.get_ylim()[1]
+    if high > 10 * floor:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(0, high)
     ax.set_xticks([float(column) for column in columns], columns)
     ax.minorticks_off()
     ax.legend(frameon=False, fontsize=8)
