@@ -528,8 +528,8 @@ def draw(name, study, args):
             draw_pictures(part, cells, args)
     path = args.figures / f"{name}.png"
     figure.savefig(path)
-    if path.stat().st_size > 2**20:  # pictures of noise compress badly: smaller ones then
-        figure.savefig(path, dpi=0.75 * figure.dpi)
+    if path.stat().st_size > 500_000:  # a repository is cloned whole: smaller ones then
+        figure.savefig(path, dpi=0.7 * figure.dpi)
     plt.close(figure)
 
 def parse_flags(words=None):
