@@ -84,32 +84,28 @@ def nine(scale):
                   small=f"(b) patches of 48 numbers, network {width} wide")  # fmt: skip
     cells = []
     for kind, panel in panels.items():
-        size, patch = scale[kind]
         for i, loss in enumerate(PREDS):
             for j, pred in enumerate(PREDS):
-                train = PLAIN | dict(size=size, patch=patch, bottleneck=0, pred=pred, loss=loss)
+                train = at(scale, kind, **PLAIN, bottleneck=0, pred=pred, loss=loss)
                 cells.append(Cell(panel, LOSS[loss], PREDICTION[pred], train, ALWAYS, paper[kind][i][j]))
     return Study("Nine ways to denoise (Table 2)", "prediction", cells)
 
-def large(scale, **train):
-    """Training settings for patches of 768 numbers."""
-    return dict(size=scale["large"][0], patch=scale["large"][1]) | train
-
-def whole(scale, **train):
-    """Training settings for studies of the network with all that belongs to it."""
-    return dict(size=scale["whole"][0], patch=scale["whole"][1]) | train
+def at(scale, kind, **train):
+    """Training settings at one of the scale's sizes and patches: large, small or whole."""
+    size, patch = scale[kind]
+    return dict(size=size, patch=patch) | train
 
 def shift(scale):
     paper = {0.0: (14.44, 464.25, 120.03), -0.4: (9.79, 372.91, 109.93), -0.8: (8.62, 372.36, 96.53),
              -1.2: (8.99, 355.25, 106.85)}  # fmt: skip
-    train = large(scale, **PLAIN, bottleneck=0)
+    train = at(scale, "large", **PLAIN, bottleneck=0)
     cells = [Cell("", f"μ = {mu}", PREDICTION[pred], train | dict(pred=pred, mu=mu), ALWAYS, fid)
              for mu, fids in paper.items() for pred, fid in zip(PREDS, fids)]  # fmt: skip
     return Study("Which noise levels to train at: logit t ~ N(μ, 0.8²) (Table 3)", "prediction", cells)
 
 def bottleneck(scale):
     paper = {0: 8.62, 16: 9.40, 128: 7.48}  # the others are 8.38, 8.15, 7.89 and 7.35; we do not know which is which
-    cells = [Cell("", "x-prediction", f"{r or 'none'}", large(scale, **PLAIN, bottleneck=r), ALWAYS, paper.get(r))
+    cells = [Cell("", "x-prediction", f"{r or 'none'}", at(scale, "large", **PLAIN, bottleneck=r), ALWAYS, paper.get(r))
              for r in (0, 8, 16, 32, 64, 128, 256, 512)]  # fmt: skip
     return Study("A bottleneck of r numbers in the patch embedding (Figure 4)", "r", cells, "log")
 
@@ -118,13 +114,14 @@ def ladder(scale):
              "RMSNorm, SwiGLU": (PLAIN, 7.48, 6.32),
              "+ RoPE, qk-norm": (dict(context_tokens=0), 6.69, 5.44),
              "+ in-context tokens": ({}, 5.49, 4.37)}  # fmt: skip
-    cells = [Cell("", rung, name, whole(scale, **train), draw, fid) for rung, (train, *fids) in rungs.items()
+    cells = [Cell("", rung, name, at(scale, "whole", **train), draw, fid) for rung, (train, *fids) in rungs.items()
              for (name, draw), fid in zip(GUIDED.items(), fids)]  # fmt: skip
     return Study("The network, step by step (Table 4)", "guidance", cells)
 
 def precond(scale):
     paper = dict(none=(10.14, 10.45, 8.62), linear=(39.50, 67.56, 46.25), edm=(28.94, 72.05, 35.49))
-    cells = [Cell("", LOSS[loss], kind, large(scale, **PLAIN, bottleneck=0, loss=loss, precond=kind), ALWAYS, fids[i])
+    cells = [Cell("", LOSS[loss], kind, at(scale, "large", **PLAIN, bottleneck=0, loss=loss, precond=kind),
+                  ALWAYS, fids[i])
              for i, loss in enumerate(PREDS) for kind, fids in paper.items()]  # fmt: skip
     return Study("Pre-conditioned x-prediction, x = c_skip z + c_out net (Table 10)", "pre-conditioning", cells)
 
@@ -137,12 +134,12 @@ def resolution(scale):
     return Study("More pixels, the same number of tokens (Table 5)", "image", cells)
 
 def solver(scale):
-    cells = [Cell("", name, f"{steps}", whole(scale), LATER | dict(solver=name, steps=steps))
+    cells = [Cell("", name, f"{steps}", at(scale, "whole"), LATER | dict(solver=name, steps=steps))
              for name in ("euler", "heun") for steps in (4, 8, 16, 32, 64)]  # fmt: skip
     return Study("Two solvers", "steps", cells, "log")
 
 def guidance(scale):
-    cells = [Cell("", name, f"{weight:g}", whole(scale), draw | dict(cfg=weight))
+    cells = [Cell("", name, f"{weight:g}", at(scale, "whole"), draw | dict(cfg=weight))
              for name, draw in GUIDED.items() for weight in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]  # fmt: skip
     return Study("Classifier-free guidance", "weight w", cells, "linear")
 
@@ -425,7 +422,8 @@ def write_table(name, study, args):
               "the others differ in what the table says.",
               f"- Its sampling: {draw.solver}, {draw.steps} steps, guidance {draw.cfg} for t in {draw.interval}, "
               f"weights {draw.weights}, seed {draw.seed}.",
-              f"- Time: {minutes:.0f} minutes for {len(seconds)} network{'s' * (len(seconds) > 1)}, one after the other; studies share some.",
+              f"- Time: {minutes:.0f} minutes for {len(seconds)} network{'s' * (len(seconds) > 1)}, "
+              "one after the other; studies share some.",
               f"- Hardware: {run['hardware']}; PyTorch {torch.__version__}; commit {commits}.", ""]  # fmt: skip
     path = args.figures / f"{name}.md"
     notes = path.read_text().partition(NOTES)[2] if path.exists() else "\n"

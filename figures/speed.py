@@ -149,7 +149,7 @@ def print_input_speed(s, folder, batch, device, batches=20):
     """Images per second of the data alone: shapes, and a folder's images from memory and decoded each time."""
     sources = {"shapes, drawn": jit.Data(jit.SHAPES)}
     if folder:
-        at_folder = jit.Settings(data=str(folder), size=s.size, flip=True)
+        at_folder = jit.Settings(data=str(folder), size=s.size)
         sources["folder, in memory"] = jit.open_data(at_folder)
         limit, jit.MEMORY_LIMIT = jit.MEMORY_LIMIT, 0
         sources[f"folder, {s.workers} threads decode"] = jit.open_data(at_folder)
