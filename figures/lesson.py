@@ -1,11 +1,11 @@
 """Draws the pictures of the lesson: four that need no trained network, three of a run.
 
-    python figures/lesson.py                          the first four: 10 s on a CPU
-    python figures/lesson.py runs/shapes-Ti-16-x      all: 25 s
+    python figures/lesson.py                          the first four: 5 s on a CPU
+    python figures/lesson.py runs/shapes-Ti-16-x      all: 20 s
 
 flow.png              following the exact mean velocity carries noise to data
-manifold.png          x lies on a low-dimensional manifold, eps and v do not (after the paper's Figure 1)
-architecture.png      the network, as high as a token has numbers, and the inside of a block (the paper's Figure 3)
+manifold.png          x lies on a low-dimensional manifold, eps and v do not (paper Figure 1)
+architecture.png      the network, as high as a token has numbers, and the inside of a block (paper Figure 3)
 t_distribution.png    which t training draws, and the weight that the v-loss adds
 samples.png           four samples of each class of the run
 denoising.png, .gif   from noise to image: z above x_pred
@@ -24,16 +24,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import jit  # noqa: E402
 
-# Colour-blind safe (Okabe and Ito). The first three mean x, eps and v, or their predictions, and nothing else.
+# Colour-blind safe (Okabe and Ito). The first three mean x, eps and v or their predictions, nothing else.
 X, EPS, V = "#0072B2", "#D55E00", "#E69F00"
 GREEN, SKY, PINK = "#009E73", "#56B4E9", "#CC79A7"
 PALE_GREEN, PALE_SKY, PALE_PINK = "#DDF1EB", "#DDF0FA", "#F5E3EE"
 INK, GREY, PALE = "#222222", "#666666", "#F2F2F2"
-WIDTH, DPI = 8.3, 150  # inches, dots an inch. A README is 830 pixels wide: there, letters of 10 pt are 14 pixels high
+WIDTH, DPI = 8.3, 150  # inches; dots an inch. A README shows 830 pixels, so 10 pt are 14 pixels there
 
 
 def new_figure(height, title, note):
-    """A figure as wide as a README. On top a sentence that says what to see, and a note that explains the colours."""
+    """A figure as wide as a README. On top a sentence that says what to see, and a note on how to read it."""
     figure = Figure(figsize=(WIDTH, height))
     figure.suptitle(title, y=1 - 0.1 / height, va="top", fontsize=13, fontweight="bold", color=INK)
     figure.text(0.5, 1 - 0.42 / height, note, ha="center", va="top", fontsize=10, color=GREY, linespacing=1.3)
@@ -58,12 +58,12 @@ def canvas(figure):
 
 def arrow(ax, start, end, colour=INK, width=1.3, **style):
     """An arrow from start to end, in the axis' own coordinates."""
-    properties = dict(arrowstyle="-|>", color=colour, linewidth=width, shrinkA=0, shrinkB=0, mutation_scale=11) | style
-    ax.annotate("", end, start, arrowprops=properties)
+    style = dict(arrowstyle="-|>", shrinkA=0, shrinkB=0, mutation_scale=11) | style
+    ax.annotate("", end, start, arrowprops=dict(color=colour, linewidth=width, **style))
 
 
 def hearts(count, size=64):
-    """Pictures of a heart whose seven factors go from one draw to another: a path on the manifold. (n, 3, size, size)"""
+    """A heart, from one draw of its factors to another: a path on the manifold. -> (count, 3, size, size)"""
     torch.manual_seed(36)
     first, last = jit.random_factors(2)
     factors = torch.lerp(first, last, torch.linspace(0, 1, count)[:, None])
@@ -76,13 +76,14 @@ def noise_like(x):
 
 def show(ax, image, left, bottom, side, colour=INK, width=1.0):
     """A picture (3, H, W), clipped to [-1, 1], as a square with a frame."""
-    pixels = ((image + 1) / 2).clamp(0, 1).permute(1, 2, 0)
+    pixels = ((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
     extent = (left, left + side, bottom, bottom + side)
     ax.imshow(pixels, extent=extent, aspect="auto", interpolation="nearest", zorder=3)
-    ax.add_patch(Rectangle((left, bottom), side, side, fill=False, edgecolor=colour, linewidth=width, zorder=4))
+    frame = Rectangle((left, bottom), side, side, fill=False, edgecolor=colour, linewidth=width, zorder=4)
+    ax.add_patch(frame)
 
 
-# ---- flow.png --------------------------------------------------------------------------------------------------------
+# ---- flow.png ----------------------------------------------------------------------------------------------
 
 
 def spiral(n):
@@ -92,77 +93,83 @@ def spiral(n):
     return (points - points.mean(0)) / points.std(0)
 
 
-def weigh(z, t, data):
-    """How likely is it that z came from each of the data, rather than from another? (n, 2), (K, 2) -> (n, K)"""
+def log_likelihood(z, t, data):
+    """log p(z | x, t), up to a constant, of each z and each x of the data. (n, 2), (K, 2) -> (n, K)"""
     noise = torch.cdist(z, t * data) / (1 - t)  # |eps| that leads from x to z = t x + (1 - t) eps
     return -noise.square() / 2
 
 
 def mean_velocity(z, t, data):
-    """The exact E[v | z, t] = (E[x | z, t] - z) / (1 - t): what a perfect network would say. (n, 2) -> (n, 2)"""
-    x_mean = weigh(z, t, data).softmax(1) @ data
+    """E[v | z, t] = (E[x | z, t] - z) / (1 - t), exact: what a perfect network would say. (n, 2) -> (n, 2)"""
+    x_mean = log_likelihood(z, t, data).softmax(1) @ data
     return (x_mean - z) / (1 - t)
 
 
 def flow_paths(n=48, steps=200):
     """The ways of n particles from noise to data, by jit's own solver: (steps + 1, n, 2)."""
     data = spiral(2000)
-    noise = torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(33))
+    even = torch.quasirandom.SobolEngine(2, scramble=True, seed=132).draw(n, dtype=torch.float64)  # in (0, 1)
+    noise = torch.special.ndtri(even)  # normally distributed, but with fewer gaps and heaps than at random
     states = jit.integrate(lambda z, t: mean_velocity(z, t, data), noise, steps, "heun")
     return torch.stack([z for _, z, _ in states])
 
 
 def draw_arrows(ax, t, data):
-    """The mean velocity at time t, where particles come by; an arrow is the way they would go in 0.25 units of time."""
-    axis = torch.linspace(-2.5, 2.5, 11, dtype=torch.float64)
+    """The mean velocity at time t, where particles come by. An arrow is as long as the root of the speed."""
+    axis = torch.linspace(-2.2, 2.2, 9, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)
-    density = weigh(z, t, data).exp().mean(1)
+    density = log_likelihood(z, t, data).exp().mean(1)
     z = z[density > 0.06 * density.max()]
     v = mean_velocity(z, t, data)
-    ax.quiver(*z.T, *v.T, color=V, angles="xy", scale_units="xy", scale=1 / 0.25, width=0.01, headwidth=4, zorder=4)
+    v = 0.36 * v / v.norm(dim=1, keepdim=True).sqrt()
+    style = dict(color=V, angles="xy", scale_units="xy", scale=1, width=0.011, headwidth=4, zorder=3)
+    ax.quiver(*z.T.numpy(), *v.T.numpy(), **style)
 
 
 def draw_region(ax, t, data):
-    """Shade the smallest region that holds 90% of all z at time t: where their density is above its 10% quantile."""
+    """Shade the smallest region that holds 90% of all z at time t."""
     axis = torch.linspace(-3, 3, 121, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)
-    density = weigh(z, t, data).exp().mean(1)
+    density = log_likelihood(z, t, data).exp().mean(1)
     highest, _ = density.sort(descending=True)
-    level = highest[(highest.cumsum(0) < 0.9 * highest.sum()).sum()]
+    level = highest[(highest.cumsum(0) < 0.9 * highest.sum()).sum()]  # the density at its edge
     ax.contourf(axis, axis, density.view(121, 121).T, [level, math.inf], colors=[PALE], zorder=0)
 
 
 def draw_flow_panel(ax, t, data, paths):
-    """One moment: data, the region of z, the mean velocity, and the particles with the ways they have come."""
+    """One moment: data, the region of z, the mean velocity, the particles and the ways they have come."""
     now = round(t * (len(paths) - 1))
     if t < 1:
         draw_region(ax, t, data[::4])
         draw_arrows(ax, t, data)
     ax.plot(*data.T, color="#BBBBBB", linewidth=2.5, zorder=1)
-    ax.plot(*paths[: now + 1].permute(2, 0, 1), color=GREEN, linewidth=0.8, alpha=0.7, zorder=2)
-    ax.plot(*paths[now].T, "o", color=GREEN, markersize=3.6, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
+    ways, strength = paths[: now + 1].permute(2, 0, 1), 1 if t == 1 else 0.45
+    ax.plot(*ways, color=GREEN, linewidth=0.9, alpha=strength, zorder=2)
+    dots = dict(markersize=4.2, markeredgecolor="white", markeredgewidth=0.5)
+    ax.plot(*paths[now].T, "o", color=GREEN, zorder=4, **dots)
 
 
 def draw_flow():
     """The spiral: particles that follow the mean velocity, at four times."""
-    figure = new_figure(3.6, "Follow the mean velocity E[v | z, t], and noise becomes data",
-                        "Grey: the data, a spiral; shaded: 90% of all z.  Orange: mean velocity.  Green: particles, "
-                        "and the ways they came.")  # fmt: skip
+    note = ("Grey: the data, a spiral; shaded: 90% of all z.  Orange: mean velocity, longer where faster.\n"
+            "Green: particles, and the ways they came.")  # fmt: skip
+    figure = new_figure(3.7, "Follow the mean velocity E[v | z, t], and noise becomes data", note)
     data, paths = spiral(2000), flow_paths()
     notes = {
         0.0: "t = 0: noise\nall arrows point to\nthe mean of the data",
-        0.3: "t = 0.3\nthey begin to tell\nits arms apart",
-        0.6: "t = 0.6\neach particle heads for\nthe arm next to it",
-        1.0: "t = 1: data\neach particle is\non the curve",
+        0.3: "t = 0.3\nthey still point inward,\nbut not to one point",
+        0.6: "t = 0.6\nthey spread, each to\nthe arm next to it",
+        1.0: "t = 1: data\nevery particle is\non the curve",
     }
     for i, (t, note) in enumerate(notes.items()):
-        ax = panel(figure, 0.08 + 2.05 * i, 0.74, 2, 2, xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xticks=[], yticks=[])
+        ax = panel(figure, 0.08 + 2.05 * i, 0.74, 2, 2, xticks=[], yticks=[])
+        ax.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4))
         draw_flow_panel(ax, t, data, paths)
         ax.text(0.5, -0.05, note, transform=ax.transAxes, ha="center", va="top", fontsize=10)
     return figure
 
 
-# ---- manifold.png ----------------------------------------------------------------------------------------------------
+# ---- manifold.png ------------------------------------------------------------------------------------------
 
 
 def curve(s):
@@ -180,7 +187,7 @@ def draw_images(ax, places, pictures, chosen):
 
 
 def draw_training_pair(ax):
-    """One x, one eps, and what lies between, as points of a plane that stands for pixel space, and as pictures."""
+    """One x, one eps and what lies between: as points of a plane that stands for pixel space, as pictures."""
     ax.set_autoscale_on(False)
     places, pictures = curve(torch.linspace(-0.9, 0.9, 5)), hearts(5, 32)
     draw_images(ax, places, pictures, chosen=1)
@@ -203,9 +210,9 @@ def draw_training_pair(ax):
 
 def draw_manifold():
     """Left: one pair of x and eps. Right: where many x, eps and v lie."""
-    figure = new_figure(4.75, "x lies on a low-dimensional manifold; ε and v fill the whole space",
-                        "Drawn here: a curve in a plane. The assumption: in the 768 dimensions of a patch of 16 × 16 "
-                        "pixels,\nclean images fill only a few; noise fills all, and so does all that contains it.")  # fmt: skip
+    note = ("Drawn: a curve in a plane. The assumption: of the 768 dimensions of a patch of 16 × 16 pixels,\n"
+            "clean images fill but a few; noise fills all, and so does all that contains it.")  # fmt: skip
+    figure = new_figure(4.75, "x lies on a low-dimensional manifold; ε and v fill the whole space", note)
     bare = dict(xticks=[], yticks=[], facecolor=PALE)
     draw_training_pair(panel(figure, 0.1, 0.1, 6.1, 3.65, xlim=(-3.2, 3.3), ylim=(-1.95, 1.94), **bare))
     x = curve(torch.linspace(-1, 1, 400))
@@ -214,11 +221,11 @@ def draw_manifold():
     for i, (name, points, colour) in enumerate(clouds):
         ax = panel(figure, 6.3, 2.58 - 1.24 * i, 1.9, 1.17, xlim=(-7.3, 7.3), ylim=(-3.7, 5.3), **bare)
         ax.plot(*points.T, "o", color=colour, markersize=2.2, markeredgewidth=0)
-        ax.text(0.03, 0.96, name, transform=ax.transAxes, color=colour, fontsize=10, fontweight="bold", va="top")
+        ax.text(-7.1, 5.1, name, color=colour, fontsize=10, fontweight="bold", va="top")
     return figure
 
 
-# ---- architecture.png ------------------------------------------------------------------------------------------------
+# ---- architecture.png --------------------------------------------------------------------------------------
 
 
 HIGH = 2.3 / 768  # inches for each number of a token
@@ -228,7 +235,7 @@ INSIDE = 1.5  # the same for the inside of a block
 
 def box(ax, left, middle, width, height, text="", colour="white", edge=INK):
     """A box around the height `middle`, with a word in it."""
-    ax.add_patch(Rectangle((left, middle - height / 2), width, height, facecolor=colour, edgecolor=edge, linewidth=1))
+    ax.add_patch(Rectangle((left, middle - height / 2), width, height, facecolor=colour, edgecolor=edge))
     ax.text(left + width / 2, middle, text, ha="center", va="center", fontsize=10, linespacing=1.15)
 
 
@@ -254,7 +261,8 @@ def linear(ax, left, right, before, after):
 def draw_ends(ax, patch, bottleneck, width):
     """What happens to a token before the blocks and after them."""
     x = hearts(5, 32)[1]
-    below, inside = dict(fontsize=10, ha="center", va="top", linespacing=1.25), dict(fontsize=10, ha="center", va="center")
+    below = dict(fontsize=10, ha="center", va="top", linespacing=1.25)
+    inside = dict(fontsize=10, ha="center", va="center", linespacing=1.15)
     show(ax, 0.5 * (x + noise_like(x)), 0.12, MIDDLE - 0.375, 0.75)
     ax.text(0.5, MIDDLE - 0.43, "z, cut into\npatches", **below)
     arrow(ax, (0.9, MIDDLE), (1.15, MIDDLE))
@@ -285,7 +293,8 @@ def draw_blocks(ax, width, depth, context_tokens, context_start):
         arrow(ax, (left + (step - gap) / 2, 4.8), (left + (step - gap) / 2, top), PINK)
     arrow(ax, (5.96, MIDDLE), (6.2, MIDDLE))
     joins = 2.74 + step * context_start - gap / 2
-    box(ax, joins - 0.85, 3.1, 1.7, 0.42, f"{context_tokens} in-context tokens\njoin: class + position", PALE_GREEN, GREEN)
+    text = f"{context_tokens} in-context tokens\njoin: class + position"
+    box(ax, joins - 0.85, 3.1, 1.7, 0.42, text, PALE_GREEN, GREEN)
     arrow(ax, (joins, 3.31), (joins, MIDDLE - 0.02), GREEN)
     arrow(ax, (6.04, MIDDLE - 0.02), (6.04, 3.33), GREEN)
     ax.text(6.04, 3.1, "and leave\nagain", fontsize=10, ha="center", va="center", color=INK)
@@ -305,8 +314,9 @@ def draw_condition(ax):
 def draw_half(ax, left, name, name_width):
     """Half a block, x + gate * f(scale, shift (norm x)), from this place to the right. -> where it ends"""
     start = left + 0.08
-    steps = [("norm", 0.55, False), ("scale,\nshift", 0.62, True), (name, name_width, False), ("× gate", 0.6, True)]
-    for text, width, from_c in steps:
+    steps = {"norm": 0.55, "scale,\nshift": 0.62, name: name_width, "× gate": 0.6}
+    for text, width in steps.items():
+        from_c = text in ("scale,\nshift", "× gate")
         arrow(ax, (left, INSIDE), (left + 0.2, INSIDE))
         box(ax, left + 0.2, INSIDE, width, 0.62, text, *((PALE_PINK, PINK) if from_c else ()))
         left += 0.2 + width
@@ -322,35 +332,42 @@ def draw_half(ax, left, name, name_width):
 
 def draw_block(ax):
     """The inside of a block."""
-    ax.add_patch(FancyBboxPatch((0.2, 0.17), 7.9, 2.38, boxstyle="round,pad=0.05", facecolor=PALE_SKY, edgecolor=INK))
+    style = dict(boxstyle="round,pad=0.05", facecolor=PALE_SKY, edgecolor=INK)
+    ax.add_patch(FancyBboxPatch((0.2, 0.17), 7.9, 2.38, **style))
     ax.text(0.3, 2.36, "The inside of every block", fontsize=11, fontweight="bold", va="center")
     end = draw_half(ax, 0.27, "attention:\nq, k normed,\nrotated", 1.02)
     end = draw_half(ax, end, "SwiGLU", 0.74)
     arrow(ax, (end, INSIDE), (8.08, INSIDE))
-    line(ax, (0.5, 0.8), (7.2, 0.8), colour=PINK)
+    line(ax, (0.5, 0.8), (7.27, 0.8), colour=PINK)
     ax.text(0.36, 0.8, "c", color=PINK, fontsize=12, fontweight="bold", va="center")
-    ax.text(4.15, 0.42, "From c, SiLU and a linear map make shift, scale and gate, anew for each half.\n"
-            "The gates start at 0, so that at first a block changes nothing.", fontsize=10, ha="center", va="center")  # fmt: skip
+    note = ("From c, SiLU and a linear map make scale, shift and gate, for each half its own.\n"
+            "The gates start at 0, so that at first a block changes nothing.")  # fmt: skip
+    ax.text(4.15, 0.42, note, fontsize=10, ha="center", va="center")
+
+
+def architecture_note(patch, large):
+    """How to read the drawing, and the numbers of the paper's B/16 beside those drawn."""
+    chain = "{} → {bottleneck} → {width} → {depth} blocks of {width} → {}".format(patch, patch, **large)
+    joined = "{context_tokens} in-context tokens join before block {context_start}".format(**large)
+    return ("Heights to scale: numbers in a token. Here Ti/16, for patches of 16 × 16 pixels in 3 colours.\n"
+            f"The paper's B/16: {chain}; {joined}.")  # fmt: skip
 
 
 def draw_architecture():
     """The network to scale, and the inside of a block."""
-    small, large, patch = jit.MODELS["Ti"], jit.MODELS["B"], 16 * 16 * 3
-    bottleneck, width = small["bottleneck"], small["width"]
-    figure = new_figure(6.6, f"An hourglass: {patch} noisy numbers enter through {bottleneck}, and {patch} clean ones leave",
-                        "Heights to scale: numbers in a token. Here Ti/16, for patches of 16 × 16 pixels in 3 colours.\n"
-                        f"The paper's B/16: {patch} → {large['bottleneck']} → {large['width']} → {large['depth']} blocks of "
-                        f"{large['width']} → {patch}; {large['context_tokens']} in-context tokens join before block "
-                        f"{large['context_start']}.")  # fmt: skip
+    model, patch = jit.MODELS["Ti"], 16 * 16 * 3
+    bottleneck, width = model["bottleneck"], model["width"]
+    title = f"An hourglass: {patch} noisy numbers enter through {bottleneck}, and {patch} clean ones leave"
+    figure = new_figure(6.6, title, architecture_note(patch, jit.MODELS["B"]))
     ax = canvas(figure)
     draw_ends(ax, patch, bottleneck, width)
-    draw_blocks(ax, width, small["depth"], small["context_tokens"], small["context_start"])
+    draw_blocks(ax, width, model["depth"], model["context_tokens"], model["context_start"])
     draw_condition(ax)
     draw_block(ax)
     return figure
 
 
-# ---- t_distribution.png ----------------------------------------------------------------------------------------------
+# ---- t_distribution.png ------------------------------------------------------------------------------------
 
 
 TIMES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the pictures
@@ -368,13 +385,14 @@ def weight_of_v_loss(t):
 
 
 def draw_densities(ax, t):
-    """The density of t for each mu of the paper's Table 3, and what the weight makes of the paper's choice."""
+    """The density of t for the mu of the paper's Table 3, and what the weight makes of the paper's choice."""
     for mu, colour in {0.0: GREEN, -0.4: SKY, -0.8: INK, -1.2: PINK}.items():
         paper = mu == -0.8
         name = f"μ = {mu:g}".replace("-", "−") + (", the paper's" if paper else "")
         ax.plot(t, density_of_t(t, mu), color=colour, linewidth=3 if paper else 1.6, label=name)
     counts = density_of_t(t, -0.8) * weight_of_v_loss(t)
-    ax.plot(t, counts / torch.trapezoid(counts, t), "--", color=INK, linewidth=2, label="the paper's × weight,\nscaled to area 1")
+    counts = counts / torch.trapezoid(counts, t)
+    ax.plot(t, counts, "--", color=INK, linewidth=2, label="the paper's × weight,\nscaled to area 1")
     ax.legend(frameon=False, fontsize=10, loc="upper right", borderaxespad=0.2)
 
 
@@ -384,11 +402,12 @@ def draw_weight(ax, t):
     ax.set_yticks([1, 10, 100, 400], ["1", "10", "100", "400"])
     ax.set_xticks((0, *TIMES, 1), ["0\nnoise", *(f"{t:g}" for t in TIMES), "1\ndata"])
     ax.minorticks_off()
+    ax.text(1.015, 0, "t", transform=ax.transAxes, fontsize=12, fontweight="bold", va="center")
 
 
 def draw_noised(ax, left, width):
     """One picture at five times, each under its t on an axis that starts at `left` and is `width` wide."""
-    x = hearts(5)[1]
+    x = hearts(5, 48)[1]
     for t in TIMES:
         z = jit.interpolate(x[None], noise_like(x)[None], torch.tensor([t]))[0]
         middle = left + t * width
@@ -398,14 +417,14 @@ def draw_noised(ax, left, width):
 
 def draw_t_distribution():
     """Density above weight above pictures, all along the same t."""
-    figure = new_figure(6.4, "Training draws mostly noisy images; the v-loss shifts weight to clearer ones",
-                        "Top: how often t is drawn, logit t ~ N(μ, 0.8²).  Middle: 1 / max(1 − t, 0.05)², by which the "
-                        "v-loss multiplies\nthe squared error of x.  Bottom: what the network sees at that t, "
-                        "z = t x + (1 − t) ε.")  # fmt: skip
+    note = ("Top: how often t is drawn, logit t ~ N(μ, 0.8²).  Middle: by what the v-loss multiplies\n"
+            "the squared error of x, 1 / max(1 − t, 0.05)².  Bottom: what the network sees, z.")  # fmt: skip
+    title = "Training draws mostly noisy images; the v-loss shifts weight to clearer ones"
+    figure = new_figure(6.4, title, note)
     t, left, width = torch.linspace(0.001, 0.999, 999), 0.75, 7.2
-    top = panel(figure, left, 3.35, width, 2.1, xlim=(0, 1), ylim=(0, 3.4), ylabel="density of t", xticks=TIMES)
-    low = panel(figure, left, 2.0, width, 1.2, xlim=(0, 1), ylim=(0.7, 700), yscale="log", ylabel="weight")
-    top.tick_params(labelbottom=False)
+    top = panel(figure, left, 3.35, width, 2.1, xlim=(0, 1), ylim=(0, 3.4), ylabel="density of t")
+    low = panel(figure, left, 2.0, width, 1.2, xlim=(0, 1), ylim=(0.7, 700), ylabel="weight", yscale="log")
+    top.set_xticks(TIMES, [])
     for ax in (top, low):
         ax.vlines(TIMES, 0, 700, color=PALE, zorder=0)
     draw_densities(top, t)
@@ -414,7 +433,7 @@ def draw_t_distribution():
     return figure
 
 
-# ---- All -------------------------------------------------------------------------------------------------------------
+# ---- All ---------------------------------------------------------------------------------------------------
 
 PICTURES = {"flow": draw_flow, "manifold": draw_manifold, "architecture": draw_architecture,
             "t_distribution": draw_t_distribution}  # fmt: skip
@@ -440,17 +459,18 @@ def draw_run(run, folder):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, help="folder of a run on the built-in shapes, or its checkpoint")
-    parser.add_argument("--out", type=Path, default=ROOT / "figures", help="folder for the pictures (default: figures)")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("run", nargs="?", type=Path, help="folder of a run on the shapes, or its checkpoint")
+    parser.add_argument("--out", type=Path, default=ROOT / "figures", help="folder for the pictures")
     args = parser.parse_args(argv)
     if args.run and not (args.run / "checkpoint-last.pth").is_file() and not args.run.is_file():
-        parser.exit(2, f"lesson.py: {args.run} holds no checkpoint-last.pth; `python jit.py train` makes one.\n")
+        parser.exit(2, f"lesson.py: {args.run} has no checkpoint-last.pth; python jit.py train makes one.\n")
     if args.run:
         draw_run(args.run, args.out)  # first: if it fails, nothing has been overwritten
     draw_lesson(args.out)
     if not args.run:
-        print("For samples.png, denoising.png and denoising.gif, name a run: python figures/lesson.py runs/shapes-Ti-16-x")
+        print("Name a run to draw samples and denoising, too: python figures/lesson.py runs/shapes-Ti-16-x")
 
 
 if __name__ == "__main__":
