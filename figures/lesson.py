@@ -62,7 +62,7 @@ def arrow(ax, start, end, colour=INK, width=1.3, **style):
     ax.annotate("", end, start, arrowprops=dict(color=colour, linewidth=width, **style))
 
 
-def hearts(count, size=64):
+def hearts(count, size=32):
     """A heart, from one draw of its factors to another: a path on the manifold. -> (count, 3, size, size)"""
     torch.manual_seed(36)
     first, last = jit.random_factors(2)
@@ -189,7 +189,7 @@ def draw_images(ax, places, pictures, chosen):
 def draw_training_pair(ax):
     """One x, one eps and what lies between: as points of a plane that stands for pixel space, as pictures."""
     ax.set_autoscale_on(False)
-    places, pictures = curve(torch.linspace(-0.9, 0.9, 5)), hearts(5, 32)
+    places, pictures = curve(torch.linspace(-0.9, 0.9, 5)), hearts(5)
     draw_images(ax, places, pictures, chosen=1)
     x, noise = pictures[1], noise_like(pictures[1])
     x_place, eps_place = places[1], torch.tensor([0.35, 1.5])
@@ -221,7 +221,7 @@ def draw_manifold():
     for i, (name, points, colour) in enumerate(clouds):
         ax = panel(figure, 6.3, 2.58 - 1.24 * i, 1.9, 1.17, xlim=(-7.3, 7.3), ylim=(-3.7, 5.3), **bare)
         ax.plot(*points.T, "o", color=colour, markersize=2.2, markeredgewidth=0)
-        ax.text(-7.1, 5.1, name, color=colour, fontsize=10, fontweight="bold", va="top")
+        ax.text(-6.9, 4.9, name, color=colour, fontsize=10, fontweight="bold", va="top")
     return figure
 
 
@@ -240,7 +240,7 @@ def box(ax, left, middle, width, height, text="", colour="white", edge=INK):
 
 
 def line(ax, *points, colour=INK):
-    ax.plot(*zip(*points), color=colour, linewidth=1.5, solid_joinstyle="miter")
+    ax.plot(*zip(*points), color=colour, linewidth=1.5, solid_joinstyle="miter", zorder=3.5)
 
 
 def token(ax, left, numbers, shift=0.0):
@@ -260,10 +260,13 @@ def linear(ax, left, right, before, after):
 
 def draw_ends(ax, patch, bottleneck, width):
     """What happens to a token before the blocks and after them."""
-    x = hearts(5, 32)[1]
+    x = hearts(5)[1]
     below = dict(fontsize=10, ha="center", va="top", linespacing=1.25)
     inside = dict(fontsize=10, ha="center", va="center", linespacing=1.15)
     show(ax, 0.5 * (x + noise_like(x)), 0.12, MIDDLE - 0.375, 0.75)
+    for cut in (-0.1875, 0, 0.1875):  # into 4 x 4 patches, as 64 pixels by 16
+        line(ax, (0.495 + cut, MIDDLE - 0.375), (0.495 + cut, MIDDLE + 0.375), colour="white")
+        line(ax, (0.12, MIDDLE + cut), (0.87, MIDDLE + cut), colour="white")
     ax.text(0.5, MIDDLE - 0.43, "z, cut into\npatches", **below)
     arrow(ax, (0.9, MIDDLE), (1.15, MIDDLE))
     token(ax, 1.15, patch)
@@ -400,14 +403,14 @@ def draw_weight(ax, t):
     """The weight at each t; where the clip takes over it stays at 400."""
     ax.plot(t, weight_of_v_loss(t), color=INK, linewidth=2.5)
     ax.set_yticks([1, 10, 100, 400], ["1", "10", "100", "400"])
-    ax.set_xticks((0, *TIMES, 1), ["0\nnoise", *(f"{t:g}" for t in TIMES), "1\ndata"])
+    ax.set_xticks((0, *TIMES, 1), ["0\nnoise", *(f"{t:g}\n" for t in TIMES), "1\ndata"])
     ax.minorticks_off()
     ax.text(1.015, 0, "t", transform=ax.transAxes, fontsize=12, fontweight="bold", va="center")
 
 
 def draw_noised(ax, left, width):
     """One picture at five times, each under its t on an axis that starts at `left` and is `width` wide."""
-    x = hearts(5, 48)[1]
+    x = hearts(5, 40)[1]
     for t in TIMES:
         z = jit.interpolate(x[None], noise_like(x)[None], torch.tensor([t]))[0]
         middle = left + t * width
