@@ -433,7 +433,7 @@ class JiT(nn.Module):
     def forward(self, z, t, y):
         """z: (B, C, H, W); t: (B,); y: (B,) class numbers or NO_CLASS. Returns (B, C, H, W)."""
         time = self.t_embedder["mlp"](time_features(t))[:, None]  # (B, 1, D)
-        y = y % (self.classes + 1)  # NO_CLASS = -1 becomes the last row of the table
+        y = torch.where(y == NO_CLASS, self.classes, y)  # the last row of the table
         label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
         c = time + label
         rope = None if self.cos is None else (self.cos, self.sin)
@@ -950,9 +950,9 @@ def draw_sheet(path, images, captions, columns=10):
     write_whole(path, functools.partial(sheet.save, format="PNG"))
 
 
-def train(net, flow, data, out, steps=2500, batch_size=32, accum=1, lr=2e-3, warmup=100, flip=False, seed=0,
-          log_every=50, save_every=500, sample_every=1000, cfg=2.0, compile=False, data_name="",
-          caught=(), loss_function=training_loss):  # fmt: skip
+def train(net, flow, data, out, steps=2500, batch_size=32, accum=1, lr=2e-3, warmup=100, decay=0.0,
+          flip=False, seed=0, log_every=50, save_every=500, sample_every=1000, cfg=2.0, compile=False,
+          data_name="", caught=(), loss_function=training_loss):  # fmt: skip
     """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets of samples.
 
     batch_size: of all processes and parts; accum: parts of a batch, one after the other, to save memory;
@@ -967,7 +967,7 @@ def train(net, flow, data, out, steps=2500, batch_size=32, accum=1, lr=2e-3, war
         net.compile()
     model = nn.parallel.DistributedDataParallel(net) if world > 1 else net
     # Where it goes on. What `config` says must not change then, but for the place of the data.
-    recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, flip=flip, seed=seed)
+    recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, decay=decay, flip=flip, seed=seed)
     config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe, names=list(data.names),
                   images=len(data.labels), data=data_name)  # fmt: skip
     done = resume(out, networks, optimizer, config)
@@ -994,11 +994,11 @@ def train(net, flow, data, out, steps=2500, batch_size=32, accum=1, lr=2e-3, war
                 optimizer.zero_grad()
             (loss.mean() / accum).backward()
             seen.append((loss.detach(), t))  # stay on the device: no step waits for a GPU
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, step / max(1, warmup))
+        group = optimizer.param_groups[0]
+        group["lr"] = lr * min(1.0, step / max(1, warmup), (steps - step + 1) / max(1, decay * steps))
         optimizer.step()
-        for key, (decay, window) in AVERAGES.items():
-            update_average(list(networks[key].parameters()), parameters, decay, window, step)
+        for key, (memory, window) in AVERAGES.items():
+            update_average(list(networks[key].parameters()), parameters, memory, window, step)
         bar.update()
 
         last, stop = step == steps, bool(caught) and world == 1
@@ -1034,7 +1034,7 @@ def train(net, flow, data, out, steps=2500, batch_size=32, accum=1, lr=2e-3, war
 # ---- 9. The command line -------------------------------------------------------------------------
 
 
-MAY_BE_0 = "bottleneck context_tokens context_start label_drop warmup seed cfg".split()
+MAY_BE_0 = "bottleneck context_tokens context_start label_drop warmup decay seed cfg".split()
 
 
 def add_train_flags(add):
@@ -1058,6 +1058,7 @@ def add_train_flags(add):
     add("--accum", type=int, default=1, help="parts of a batch, one after the other, to save memory")
     add("--lr", type=float, help="learning rate; None: Ti 2e-3, S 5e-4, others 5e-5 * batch size / 256")
     add("--warmup", type=int, default=100, help="steps in which the learning rate rises")
+    add("--decay", type=float, default=0.0, help="last share of the run, in which it falls to 0 again")
     add("--flip", action=switch, help="mirror half of the images; None: all data but shapes")
     for name, steps in dict(log=50, save=500, sample=1000).items():
         add(f"--{name}-every", type=int, default=steps, help=f"steps from one {name} to the next")
