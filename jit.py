@@ -290,14 +290,14 @@ def position_embedding(side, width):
     return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)[None].float()
 
 
-def rope_table(side, head_dim, context_tokens):
+def rope_table(side, head_dim, context_tokens, on=True):
     """Rotary position embedding (RoPE): cos and sin (K + N, d) of the angles by which the pairs of
     numbers in a query or key turn, half of them with the row of its token, half with the column.
 
-    In-context tokens come first; they have no place in the image, and angle 0.
+    In-context tokens come first; they have no place in the image, and angle 0. Off: all angles 0.
     """
     angle = torch.cat(grid_angles(side, head_dim // 4), dim=1)  # (N, d/2): one for each pair
-    angle = F.pad(angle.repeat_interleave(2, dim=1), (0, 0, context_tokens, 0))  # (K + N, d)
+    angle = F.pad(angle.repeat_interleave(2, dim=1), (0, 0, context_tokens, 0)) * on  # (K + N, d)
     return angle.cos().float(), angle.sin().float()
 
 
@@ -324,8 +324,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, h, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, h, N, d) each: tokens attend, not heads
         q, k = self.q_norm(q.float()), self.k_norm(k.float())
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = rotate(q, *rope), rotate(k, *rope)
         x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)  # (B, h, N, d)
         x = x.transpose(1, 2).flatten(2)  # (B, N, D)
         return self.dropout(self.proj(x))
@@ -356,7 +355,7 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(self, x, c, rope):
-        """x: (B, N, D) tokens; c: (B, 1, D) time and class; rope: cos and sin of RoPE, or None."""
+        """x: (B, N, D) tokens; c: (B, 1, D) time and class; rope: cos and sin of RoPE."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=-1)
         x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1, rope)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
@@ -405,7 +404,7 @@ class JiT(nn.Module):
         self.pos_embed = nn.Parameter(position_embedding(side, width), requires_grad=False)
         if context_tokens:
             self.in_context_posemb = nn.Parameter(torch.empty(1, context_tokens, width))
-        cos, sin = rope_table(side, width // heads, context_tokens) if rope else (None, None)
+        cos, sin = rope_table(side, width // heads, context_tokens, rope)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         middle = range(depth // 4, depth // 4 * 3)
@@ -435,8 +434,7 @@ class JiT(nn.Module):
         time = self.t_embedder["mlp"](time_features(t))[:, None]  # (B, 1, D)
         y = torch.where(y == NO_CLASS, self.classes, y)  # the last row of the table
         label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
-        c = time + label
-        rope = None if self.cos is None else (self.cos, self.sin)
+        c, rope = time + label, (self.cos, self.sin)
         tokens = self.x_embedder(z) + self.pos_embed  # (B, N, D)
         for i, block in enumerate(self.blocks):
             if self.context_tokens and i == self.context_start:
@@ -491,12 +489,12 @@ def shape_outlines():
         "ring": [around([0.9] * 120), around([0.5] * 120)],
         "triangle": [around([1.1] * 3) + 0.2j],
         "square": [around([1.12] * 4) * 1j**0.5],
-        "star": [around([1.05, 0.42] * 5)],
+        "star": [around([1.05, 0.5] * 5)],
         "heart": [torch.complex(16 * angle.sin() ** 3, heart_y) / 16],
         "cross": [torch.cat([arm * 1j**quarter for quarter in range(4)])],
         "moon": [torch.polar(0.6 + 0.34 * angle.sin() * angle.sin().abs(), math.pi + 2.3 * angle.cos())],
         "flower": [around(0.42 + 0.52 * (2.5 * angle).cos().abs()), around([0.25] * 120)],
-        "gear": [around(0.77 + 0.18 * (3 * (8 * angle).cos()).clamp(-1, 1)), around([0.42] * 120)],
+        "gear": [around(0.77 + 0.18 * (3 * (6 * angle).cos()).clamp(-1, 1)), around([0.42] * 120)],
     }
 
 
@@ -950,7 +948,7 @@ def draw_sheet(path, images, captions, columns=10):
     write_whole(path, functools.partial(sheet.save, format="PNG"))
 
 
-def train(net, flow, data, out, steps=2500, batch_size=32, accum=1, lr=2e-3, warmup=100, decay=0.0,
+def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, warmup=100, decay=0.5,
           flip=False, seed=0, log_every=50, save_every=500, sample_every=1000, cfg=2.0, compile=False,
           data_name="", caught=(), loss_function=training_loss):  # fmt: skip
     """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets of samples.
@@ -1054,11 +1052,11 @@ def add_train_flags(add):
     add("--sigma", type=float, default=0.8, help="standard deviation of logit(t)")
     add("--noise-scale", type=float, help="standard deviation of eps; None: size / 256, but at least 1")
     add("--label-drop", type=float, default=0.1, help="share of the images that are trained without class")
-    add("--steps", type=int, default=2500, help="training steps; raise it to train on")
+    add("--steps", type=int, default=4200, help="training steps; raise it to train on")
     add("--accum", type=int, default=1, help="parts of a batch, one after the other, to save memory")
-    add("--lr", type=float, help="learning rate; None: Ti 2e-3, S 5e-4, others 5e-5 * batch size / 256")
+    add("--lr", type=float, help="learning rate; None: Ti 4e-3, S 5e-4, others 5e-5 * batch size / 256")
     add("--warmup", type=int, default=100, help="steps in which the learning rate rises")
-    add("--decay", type=float, default=0.0, help="last share of the run, in which it falls to 0 again")
+    add("--decay", type=float, help="last share of the run, in which it falls to 0; None: .5 of Ti and S, others 0")
     add("--flip", action=switch, help="mirror half of the images; None: all data but shapes")
     for name, steps in dict(log=50, save=500, sample=1000).items():
         add(f"--{name}-every", type=int, default=steps, help=f"steps from one {name} to the next")
@@ -1087,7 +1085,7 @@ def parse_flags(words=None):
         add("--sampling-steps", type=int, default=50, help="steps from noise to data")
         add("--solver", default="heun", choices=("heun", "euler"), help="of the differential equation")
         add("--weights", default="ema1", choices=WEIGHTS, help="those trained, or one of their averages")
-    for command, batch_size, t_clip in ((training, 32, T_CLIP), (sampling, 50, None), (measuring, 50, None)):
+    for command, batch_size, t_clip in ((training, 16, T_CLIP), (sampling, 50, None), (measuring, 50, None)):
         command.add_argument("--batch-size", type=int, default=batch_size, help="images at a time")
         command.add_argument("--cfg", type=float, default=2.0, help="weight of classifier-free guidance; 1: none")
         command.add_argument("--t-clip", type=float, default=t_clip, help="smallest 1 - t, or t, in a division")
@@ -1119,7 +1117,8 @@ def run_train(args):
     network = MODELS[name] | dict(patch=int(patch)) | flags_of(JiT, args)
     out = args.out or Path("runs", f"{Path(args.data).stem}-{name}-{network['patch']}-{args.pred}")
     args.noise_scale = args.noise_scale or max(1.0, args.size / 256)
-    args.lr = args.lr or {"Ti": 2e-3, "S": 5e-4}.get(name, 5e-5 * args.batch_size / 256)
+    lr, decay = {"Ti": (4e-3, 0.5), "S": (5e-4, 0.5)}.get(name, (5e-5 * args.batch_size / 256, 0.0))
+    args.lr, args.decay = args.lr or lr, decay if args.decay is None else args.decay
     args.flip = args.data != "shapes" if args.flip is None else args.flip
     device, world = choose_device(args.device), int(os.environ.get("WORLD_SIZE") or 1)
     share = args.accum * world
