@@ -1,20 +1,19 @@
 """A network can predict clean data in D dimensions where it cannot predict noise (paper Figure 2).
 
     python toy_manifold.py                     12 small networks, under a minute on one CPU core
-    python toy_manifold.py --sweep dimension   a study; the others: width, intrinsic, combos, skip
+    python toy_manifold.py --sweep dimension   a study; others: width, intrinsic, combos, skip
 
-A spiral in a plane is put into R^D; a small perceptron learns to denoise it, predicting x, eps or v.
+A spiral in a plane is put into R^D; a small perceptron learns to denoise it: predict x, eps or v.
 Loss, conversions and sampler come from jit.py: what trains the image Transformer is tested here.
 As there, t = 0 is noise, t = 1 is data, z = t x + (1 - t) eps, v = x - eps; B is the batch size.
-figures/toy.md tells what the studies found, and why each choice that the paper leaves open was made.
+figures/toy.md tells what the studies found, and why what the paper leaves open was chosen so.
 """
 
-import argparse
 import json
 import math
 import os
-import sys
 import tempfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -23,11 +22,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from figures.toy_figures import draw_dimension, draw_samples, draw_why, print_table
+from figures.toy_figures import draw, print_table
 from jit import convert, flow_loss, integrate, interpolate
 
 PREDS = ("x", "eps", "v")  # what a network can predict
-REFERENCES = ("data", "oracle", "noise")  # fresh data, the best possible denoiser, noise left as it is
+REFERENCES = ("data", "oracle", "noise")  # new data, best possible denoiser, noise as it is
 METRICS = ("off_plane", "off_curve", "sliced_w1")
 STEPS, BATCH, LR = 600, 128, 4e-3
 SAMPLES, SOLVER_STEPS = 1000, 20
@@ -144,10 +143,8 @@ def sample(net, pred, noise):
 
 
 def posterior_mean(z, t, P, points):
-    """The oracle, E[x | z]: the best x-prediction, for data that is one of points (K, 2) in the plane.
-
-    P^T z is all that z says of x. Each point c is as likely as the noise that leads from t c to there.
-    """
+    """The oracle, E[x | z] for x one of points (K, 2) in the plane: no x-prediction is better."""
+    # P^T z is all z tells of x. Point c is as likely as the noise that leads from t c to P^T z.
     t = t[:, None]  # (B, 1)
     distance = ((z @ P)[:, None] - t[:, None] * points).norm(dim=-1)  # (B, K)
     probability = (-(distance**2) / (2 * (1 - t) ** 2)).softmax(dim=1)
@@ -227,12 +224,11 @@ def run(config, seed, steps=STEPS, title=""):
 
 # ---- Files and command line ----------------------------------------------------------------------
 def load(path):
-    """The studies in a file: {name: records}. Raises ValueError if they are not ours."""
+    """The studies in a file, {name: records}. TypeError or ValueError: the file is damaged."""
     stored = json.loads(path.read_text()) if path.exists() else {}
-    needed = {*Config._fields, *METRICS, "seed"}
-    records = [record for study in dict(stored).values() for record in study]
-    if not all(needed <= dict(record).keys() for record in records):
-        raise ValueError(f"a record lacks one of {', '.join(sorted(needed))}")
+    records = [dict(record) for study in dict(stored).values() for record in study]
+    if not all({*Config._fields, *METRICS, "seed"} <= record.keys() for record in records):
+        raise ValueError("a field is missing")
     return stored
 
 
@@ -244,8 +240,7 @@ def replace(path, write):
 
 
 def parse(argv):
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.error = lambda message: parser.exit(2, f"toy_manifold.py: {message}\n")
     studies = ("samples", "dimension", "width", "intrinsic", "combos", "skip")
     parser.add_argument("--sweep", choices=studies, default="samples", help="the study to run")
@@ -255,8 +250,8 @@ def parse(argv):
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default 600)")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the results")
     args = parser.parse_args(argv)
-    if args.dims is None:
-        args.dims = [2, 8, 16, 512] if args.sweep == "samples" else [2**k for k in range(1, 10)]
+    dims = [2, 8, 16, 512] if args.sweep == "samples" else [2**k for k in range(1, 10)]
+    args.dims = sorted(set(args.dims or dims))
     file = {"samples": "toy_manifold", "dimension": "toy_dimension"}.get(args.sweep, "toy_why")
     args.numbers = args.out / f"{file}.json"
     if not all(2 <= D <= 2**14 for D in args.dims) or min(args.seeds, args.steps) < 1:
@@ -267,8 +262,10 @@ def parse(argv):
         args.out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=args.out).close()  # can we write there?
         args.stored = load(args.numbers)
-    except (OSError, TypeError, ValueError) as error:
-        parser.error(f"{args.out} or {args.numbers.name} in it cannot be used: {error}")
+    except OSError as error:
+        parser.error(f"--out {args.out} cannot be written to: {error}")
+    except (TypeError, ValueError):
+        parser.error(f"{args.numbers} is damaged: move it away, or choose another --out")
     return args
 
 
@@ -280,17 +277,14 @@ def main(argv=None):
     jobs = [job for job in jobs if job[0].width < 1024 or job[1] == args.seed]  # slow: one seed
     records, planes = [], {}
     for number, (config, seed) in enumerate(jobs, start=1):
-        title = f"{number} of {len(jobs)}: D {config.D}, {config.pred}, seed {seed}"
-        record, plane = run(config, seed, args.steps, title)
+        record, plane = run(config, seed, args.steps, title=f"network {number} of {len(jobs)}")
         records.append(record)
-        planes.setdefault(config, plane)  # the picture shows the first seed
+        planes.setdefault((config.D, config.pred), plane)  # the picture shows the first seed
     print_table(records, METRICS)
     args.stored[args.sweep] = records
-    if args.sweep == "samples":
-        figure = draw_samples(records, planes, spiral(quantiles(500)))
-    else:
-        figure = (draw_dimension if args.sweep == "dimension" else draw_why)(args.stored)
-    replace(args.numbers, lambda path: path.write_text(json.dumps(args.stored).replace("}, {", "},\n{") + "\n"))
+    figure = draw(args.sweep, args.stored, planes, spiral(quantiles(500)))
+    text = json.dumps(args.stored).replace("}, {", "},\n{") + "\n"  # one record a line
+    replace(args.numbers, lambda path: path.write_text(text))
     replace(args.numbers.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120))
     print(f"wrote {args.numbers} and the picture beside it")
 
@@ -299,6 +293,6 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit(130)
-    except OSError as error:
-        sys.exit(f"toy_manifold.py: {error}")
+        raise SystemExit(130)
+    except OSError as error:  # such as a full disk
+        raise SystemExit(f"toy_manifold.py: {error}")

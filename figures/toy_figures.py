@@ -1,42 +1,49 @@
-"""The table and the pictures of toy_manifold.py, from its records: what a network was, its seed, and its errors."""
+"""Table and pictures of toy_manifold.py, drawn from its records (networks with seed and errors)."""
 
+import os
 from statistics import mean, stdev
 
-from matplotlib.figure import Figure  # not pyplot, which needs a backend: these figures are only saved
-from matplotlib.lines import Line2D
+# Nothing is shown, only saved. A backend that a notebook has set, but that is not installed here,
+# would stop even the import of Figure.
+os.environ["MPLBACKEND"] = "agg"
+
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
 
 CONFIG = ("D", "d", "width", "skip", "pred", "loss")
-AXES = {"off_plane": "distance from the plane", "off_curve": "distance from the curve"}
 COLORS = {"x": "#0072B2", "eps": "#D55E00", "v": "#E69F00"}
 GRAY = "#666666"
 LABELS = {"x": "x-prediction", "eps": "ε-prediction", "v": "v-prediction",
           "data": "true data", "oracle": "oracle", "noise": "untouched noise"}  # fmt: skip
-STYLE = {"fontsize": 11, "loc": "left"}
+DISTANCES = {"off_plane": "distance from the plane", "off_curve": "distance from the curve"}
 
-# Each panel of toy_why.png: study, field of the configuration along the axis, metric, question and answer.
+# The panels of toy_why.png: study, horizontal axis (a field, its label), vertical axis, finding.
 PANELS = (
-    ("width", "width", "off_plane", "Do more hidden units help ε and v?\nHardly, even four to a coordinate",
-     "hidden units in a layer"),
-    ("intrinsic", "d", "off_curve", "Must the data be low-dimensional?\nYes: from d = 32 on x fails too",
-     "dimension d of the data"),
-    ("combos", "loss", "off_curve", "Is it the loss?\nNo, it is what the network predicts",
-     "the quantity that the loss compares"),
-    ("skip", "skip", "off_plane", "Does a path for z around the layers help?\nA learned one does; fixed ones ruin x",
-     "path for z around the hidden layers"),
+    ("width", "width", "hidden units in a layer", "off_plane",
+     "Do more hidden units help ε and v?\nHardly, even four to a coordinate"),
+    ("intrinsic", "d", "dimension d of the data", "off_curve",
+     "Must the data be low-dimensional?\nYes: from d = 32 on, x fails too"),
+    ("combos", "loss", "what the loss compares", "off_curve",
+     "Is it the loss?\nNo, it is what the network predicts"),
+    ("skip", "skip", "path for z around the hidden layers", "off_plane",
+     "Does a path around the layers help?\nA learned one does; fixed ones ruin x"),
 )  # fmt: skip
-NOTE = """One dot is one seed; D = 512.
+GATE_TITLE = "What does the learned gate do?\nIt finds 1 / (1 − t), the dashed curve"
+NOTE = """One dot: one network, one seed; D = 512.
 
 Distance from the plane:
 1 = the norm of the data.
 Distance from the curve, in the plane:
-1 = standard deviation of the data.
+1 = the data's standard deviation.
 
+linear, EDM: a fixed multiple of z is
+added to the output (paper Table 10).
 gate: net(z, t) − g z, where g is one
 more output of the network."""
 
 
 def group(records, *fields):
-    """{values of the fields: records that have them}, in order of appearance."""
+    """{values of the fields: the records that have them}, in order of appearance."""
     groups = {}
     for record in records:
         groups.setdefault(tuple(record[field] for field in fields), []).append(record)
@@ -45,123 +52,135 @@ def group(records, *fields):
 
 def print_table(records, metrics):
     """Mean +- standard deviation over seeds, a row for each network."""
-    print("   D    d  width  skip    pred    loss" + "".join(f"   {metric:19}" for metric in metrics))
-    for config, rows in group(records, *CONFIG).items():
+    heads = "".join(f"   {metric:19}" for metric in metrics)
+    print("   D    d  width  skip    pred    loss" + heads)
+    for config, found in group(records, *CONFIG).items():
         line = "{:4} {:4} {:6}  {:7} {:7} {:4}".format(*config)
         for metric in metrics:
-            values = [row[metric] for row in rows]
+            values = [record[metric] for record in found]
             spread = f" +- {stdev(values):.4f}" if len(values) > 1 else ""
             line += f"{mean(values):12.4f}{spread:10}"
         print(line)
 
 
+def draw(study, stored, planes, curve):
+    """The picture that a study belongs to."""
+    if study == "samples":
+        return draw_samples(stored["samples"], planes, curve)
+    if study == "dimension":
+        return draw_dimension(stored["dimension"])
+    return draw_why(stored)
+
+
+# ---- toy_manifold.png ----------------------------------------------------------------------------
+def draw_samples(records, planes, curve):
+    """A row for each prediction, a column for each D; the last column holds the references."""
+    errors = {key: mean(record["off_plane"] for record in found)
+              for key, found in group(records, "D", "pred").items()}  # fmt: skip
+    dims = sorted({D for D, _ in planes})
+    figure = Figure(figsize=(1.6 * len(dims) + 1.9, 6), layout="constrained")
+    rows = figure.subplots(3, len(dims) + 1, squeeze=False)
+    for row, pred, reference in zip(rows, COLORS, ("data", "oracle", "noise")):
+        for ax, D in zip(row, dims):
+            draw_plane(ax, planes[D, pred], curve, COLORS[pred])
+            ax.set_xlabel(f"off plane: {round(errors[D, pred], 4):.3g}", fontsize=10.5)
+        draw_plane(row[-1], planes[dims[-1], reference], curve, GRAY)
+        row[-1].set_xlabel(LABELS[reference], fontsize=10.5)
+        row[0].set_ylabel(LABELS[pred], color=COLORS[pred], fontsize=12)
+    for ax, title in zip(rows[0], [*(f"D = {D}" for D in dims), "reference"]):
+        ax.set_title(title, fontsize=12)
+    title = "As D grows, ε- and v-prediction lose the spiral; x-prediction keeps it"
+    figure.suptitle(title, fontsize=13)
+    return figure
+
+
 def draw_plane(ax, points, curve, color):
-    """Samples (n, 2) over the true curve, in the same frame everywhere; what lies outside is counted."""
+    """Points (n, 2) over the true curve, in the same frame everywhere."""
     frame = 2.5
-    outside = (abs(points) > frame).any(axis=1).float().mean().item()
     ax.plot(*curve.T, color="0.8", linewidth=1)
     ax.scatter(*points.T, s=1.5, color=color, linewidths=0)
     ax.set(xlim=(-frame, frame), ylim=(-frame, frame), xticks=[], yticks=[], aspect="equal")
-    if outside > 0.5:
+    outside = (points.abs() > frame).any(dim=1).float().mean().item()
+    if outside > 0.5:  # else the panel shows it
         ax.text(0, -2.2, f"{outside:.1%} outside", ha="center", fontsize=11)
 
 
-def draw_samples(records, planes, curve):
-    """toy_manifold.png: a row for each prediction, a column for each D; references in a last column."""
-    dims = sorted({config.D for config in planes})
-    figure = Figure(figsize=(1.62 * (len(dims) + 1) + 0.3, 6), layout="constrained")
-    axes = figure.subplots(3, len(dims) + 1, squeeze=False)
-    for column, D in enumerate(dims):
-        axes[0, column].set_title(f"D = {D}", fontsize=12)
-    axes[0, -1].set_title("reference", fontsize=12)
-    for config, points in planes.items():
-        pred = config.pred
-        errors = [record["off_plane"] for record in records if (record["D"], record["pred"]) == (config.D, pred)]
-        if pred in COLORS:
-            ax = axes[list(COLORS).index(pred), dims.index(config.D)]
-            draw_plane(ax, points, curve, COLORS[pred])
-            ax.set_xlabel(f"off plane: {mean(errors):.2g}", fontsize=10)
-        elif config.D == dims[-1]:
-            ax = axes[["data", "oracle", "noise"].index(pred), -1]
-            draw_plane(ax, points, curve, GRAY)
-            ax.set_xlabel(LABELS[pred], fontsize=10)
-    for ax, pred in zip(axes[:, 0], COLORS):
-        ax.set_ylabel(LABELS[pred], color=COLORS[pred], fontsize=12)
-    figure.suptitle("x-prediction finds the spiral in any dimension; ε and v lose it as D grows", fontsize=13)
+# ---- toy_dimension.png ---------------------------------------------------------------------------
+def draw_dimension(records):
+    """Distance from the plane against D."""
+    records = [record for record in records if record["D"] > 2]  # at D = 2 there is no way off it
+    figure = Figure(figsize=(8.3, 4.8), layout="constrained")
+    ax = figure.subplots()
+    dims = draw_errors(ax, records, "D", "off_plane")
+    if 256 in dims:
+        ax.axvline(dims.index(256), color="0.8", zorder=0)
+        note = "as many dimensions\nas hidden units "
+        ax.text(dims.index(256), 0.06, note, ha="right", color=GRAY, fontsize=11)
+    ax.set_xlabel("dimension D of the space", fontsize=11)
+    figure.legend(handles=legend_lines(), loc="outside lower center", ncols=4, fontsize=11)
+    title = "As D grows, ε- and v-prediction end near noise or beyond; x-prediction stays at the plane"
+    figure.suptitle(title, fontsize=12)
     return figure
-
-
-def means(records, field, metric):
-    """{value of the field: mean of the metric over seeds}"""
-    return {value: mean(row[metric] for row in rows) for (value,), rows in group(records, field).items()}
 
 
 def draw_errors(ax, records, field, metric, joined=True):
-    """An error against a field of the configuration: one dot a seed, a line through the means."""
-    networks = [record for record in records if record["pred"] in COLORS]
-    ticks = list(means(networks, field, metric))
-    for (pred,), rows in group(networks, "pred").items():
-        x = [ticks.index(row[field]) for row in rows]
-        ax.plot(x, [row[metric] for row in rows], "o", color=COLORS[pred], markersize=5)
-        if joined:
-            curve = means(rows, field, metric)
-            ax.plot([ticks.index(value) for value in curve], curve.values(), color=COLORS[pred])
-    noise = means([record for record in records if record["pred"] == "noise"], field, metric)
-    level = [noise.get(tick, max(noise.values())) for tick in ticks] if noise else []
-    ax.plot(range(len(level)), level, "--", color=GRAY)
-    ax.set(yscale="log", xlim=(-0.4, len(ticks) - 0.6))
-    ax.set_xticks(range(len(ticks)), ticks)
-    ax.set_ylabel(AXES[metric], fontsize=11)
+    """An error against a field of the networks: one dot a seed, a line through the means."""
+    values = [value for (value,) in group(records, field)]
+    for (pred,), found in group(records, "pred").items():
+        if pred in COLORS:
+            x = [values.index(record[field]) for record in found]
+            ax.plot(x, [record[metric] for record in found], "o", color=COLORS[pred], markersize=5)
+        means = {value: mean(record[metric] for record in same)
+                 for (value,), same in group(found, field).items()}  # fmt: skip
+        x = [values.index(value) for value in means]
+        if pred in COLORS and joined:
+            ax.plot(x, means.values(), color=COLORS[pred])
+        if pred == "noise" and len(means) > 1:
+            ax.plot(x, means.values(), "--", color=GRAY)
+        elif pred == "noise":
+            ax.axhline(*means.values(), linestyle="--", color=GRAY)
+    ax.set(yscale="log", xlim=(-0.4, len(values) - 0.6))
+    ax.set_xticks(range(len(values)), values)
+    ax.set_ylabel(DISTANCES[metric], fontsize=11)
+    return values
 
 
-def draw_gate(ax, records):
-    """The learned gate g(t) of each seed over 1 / (1 - t)."""
-    times = [i / 100 for i in range(93)]
-    ax.plot(times, [1 / (1 - t) for t in times], "--", color=GRAY, linewidth=3)
-    for record in records:
-        gate = {float(t): abs(g) for t, g in record.get("gate", {}).items()}
-        ax.plot(gate.keys(), gate.values(), "o-", color=COLORS.get(record["pred"]), markersize=3)
-    ax.set(yscale="log", xlabel="t", yticks=[1, 2, 5, 10], yticklabels=[1, 2, 5, 10])
-    ax.minorticks_off()
-    ax.set_ylabel("|g|", fontsize=11)
-    ax.set_title("What does the learned path do?\ng = 1/(1 − t) (dashed): v = (x − z)/(1 − t)", **STYLE)
+def legend_lines():
+    """What colors and lines mean."""
+    dots = {"marker": "o", "markersize": 5}
+    lines = [Line2D([], [], color=COLORS[pred], label=LABELS[pred], **dots) for pred in COLORS]
+    return [*lines, Line2D([], [], linestyle="--", color=GRAY, label=LABELS["noise"])]
 
 
-def keys():
-    """What colors and lines mean, for a legend."""
-    colored = [Line2D([], [], marker="o", color=COLORS[pred], label=LABELS[pred]) for pred in COLORS]
-    return [*colored, Line2D([], [], linestyle="--", color=GRAY, label=LABELS["noise"])]
-
-
-def draw_dimension(stored):
-    """toy_dimension.png: distance from the plane against D."""
-    records = [record for record in stored["dimension"] if record["D"] > record["d"]]
-    figure = Figure(figsize=(8.2, 4.6), layout="constrained")
-    ax = figure.subplots()
-    draw_errors(ax, [record for record in records if record["pred"] in (*COLORS, "noise")], "D", "off_plane")
-    dims = sorted({record["D"] for record in records})
-    if 256 in dims:
-        ax.axvline(dims.index(256), color="0.8", zorder=0)
-        ax.text(dims.index(256) - 0.05, 0.1, "as many dimensions\nas hidden units", ha="right", fontsize=10)
-    ax.set_xlabel("dimension D of the space", fontsize=11)
-    figure.legend(handles=keys(), loc="outside lower center", ncols=4, fontsize=11)
-    figure.suptitle("As the space grows, ε- and v-prediction leave the plane; x-prediction stays near it", fontsize=13)
-    return figure
-
-
+# ---- toy_why.png ---------------------------------------------------------------------------------
 def draw_why(stored):
-    """toy_why.png: a question and its answer over each panel; a panel is empty until its study has run."""
-    figure = Figure(figsize=(8.3, 10), layout="constrained")
+    """A question and its answer over each panel; a panel stays empty until its study has run."""
+    figure = Figure(figsize=(8.3, 10.5), layout="constrained")
     axes = figure.subplots(3, 2).flat
-    for ax, (study, field, metric, title, label) in zip(axes, PANELS):
+    for ax, (study, field, label, metric, finding) in zip(axes, PANELS):
         records = [record for record in stored.get(study, []) if record["D"] == 512]
         if records:
             draw_errors(ax, records, field, metric, joined=study in ("width", "intrinsic"))
         ax.set_xlabel(label, fontsize=11)
-        ax.set_title(title, **STYLE)
-    draw_gate(axes[4], stored.get("skip", []))
-    axes[5].set_axis_off()
-    axes[5].legend(handles=keys(), loc="upper left", fontsize=11, frameon=False)
-    axes[5].text(0.05, 0.0, NOTE, fontsize=10.5)
-    figure.suptitle("With D = 512, only a network that predicts x, or can become one, finds the data", fontsize=13)
+        ax.set_title(finding, fontsize=11.5, loc="left")
+    draw_gates(axes[4], [record for record in stored.get("skip", []) if "gate" in record])
+    axes[5].axis("off")
+    axes[5].legend(handles=legend_lines(), loc="upper left", fontsize=11, frameon=False)
+    axes[5].text(0.03, 0.6, NOTE, fontsize=10.5, va="top", transform=axes[5].transAxes)
+    title = "In 512 dimensions only a network that predicts x, or can turn into one, succeeds"
+    figure.suptitle(title, fontsize=13)
     return figure
+
+
+def draw_gates(ax, records):
+    """The learned gate g(t) of each network over 1 / (1 - t), of the other sign for eps."""
+    times = [i / 100 for i in range(93)]
+    ax.plot(times, [1 / (1 - t) for t in times], "--", color=GRAY)
+    for record in records:
+        sign = {"v": 1, "eps": -1}[record["pred"]]
+        gates = {float(t): sign * gate for t, gate in record["gate"].items()}
+        color = COLORS[record["pred"]]
+        ax.plot(gates.keys(), gates.values(), "o-", color=color, markersize=3, linewidth=1)
+    ax.set(xlabel="t", ylim=(0, 12))
+    ax.set_ylabel("g for v,  −g for ε", fontsize=11)
+    ax.set_title(GATE_TITLE, fontsize=11.5, loc="left")
