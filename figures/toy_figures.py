@@ -26,9 +26,9 @@ PANELS = (
     ("combos", "loss", "what the loss compares", "off_curve",
      "Is it the loss?\nNo, it is what the network predicts"),
     ("skip", "skip", "path for z around the hidden layers", "off_plane",
-     "Does a path around the layers help?\nA learned one does; fixed ones ruin x"),
+     "Does a path around the layers help?\nA learned gate does; fixed paths ruin x"),
 )  # fmt: skip
-GATE_TITLE = "What does the learned gate do?\nIt finds 1 / (1 − t), the dashed curve"
+GATE_TITLE = "What does the learned gate do?\nIt finds 1 / (1 − t), the wide gray curve"
 NOTE = """One dot: one network, one seed; D = 512.
 
 Distance from the plane:
@@ -118,8 +118,8 @@ def draw_dimension(records):
         ax.text(dims.index(256), 0.06, note, ha="right", color=GRAY, fontsize=11)
     ax.set_xlabel("dimension D of the space", fontsize=11)
     figure.legend(handles=legend_lines(), loc="outside lower center", ncols=4, fontsize=11)
-    title = "As D grows, ε- and v-prediction end near noise or beyond; x-prediction stays at the plane"
-    figure.suptitle(title, fontsize=12)
+    title = "As D grows, ε- and v-prediction leave the plane; x-prediction stays close to it"
+    figure.suptitle(title, fontsize=13)
     return figure
 
 
@@ -166,8 +166,8 @@ def draw_why(stored):
     draw_gates(axes[4], [record for record in stored.get("skip", []) if "gate" in record])
     axes[5].axis("off")
     axes[5].legend(handles=legend_lines(), loc="upper left", fontsize=11, frameon=False)
-    axes[5].text(0.03, 0.6, NOTE, fontsize=10.5, va="top", transform=axes[5].transAxes)
-    title = "In 512 dimensions only a network that predicts x, or can turn into one, succeeds"
+    axes[5].text(0.03, 0.56, NOTE, fontsize=10.5, va="top", transform=axes[5].transAxes)
+    title = "In 512 dimensions a network must predict x, or be able to turn into x-prediction"
     figure.suptitle(title, fontsize=13)
     return figure
 
@@ -175,7 +175,7 @@ def draw_why(stored):
 def draw_gates(ax, records):
     """The learned gate g(t) of each network over 1 / (1 - t), of the other sign for eps."""
     times = [i / 100 for i in range(93)]
-    ax.plot(times, [1 / (1 - t) for t in times], "--", color=GRAY)
+    ax.plot(times, [1 / (1 - t) for t in times], color="0.8", linewidth=8)
     for record in records:
         sign = {"v": 1, "eps": -1}[record["pred"]]
         gates = {float(t): sign * gate for t, gate in record["gate"].items()}
