@@ -91,7 +91,7 @@ class Perceptron(nn.Module):
 
 
 def add_skip(kind, out, z, t):
-    """Let z pass around the hidden layers, by a fixed rule (Table 10, for x) or a learned gate."""
+    """Let z pass around the layers, by a fixed rule (paper Table 10, for x) or a learned gate."""
     if kind == "linear":
         return t * z + (1 - t) * out
     if kind == "EDM":  # for data of standard deviation 0.5, as the paper has it
@@ -107,7 +107,7 @@ def sample_t(n):
     """n training times, logit(t) ~ N(0.5, 1.5^2), one from each n-th part of that law."""
     u = (torch.arange(n) + torch.rand(n)) / n
     normal = torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))  # uniform -> N(0, 1), and never infinite
-    return torch.sigmoid(0.5 + 1.5 * normal)  # images: -0.8, 0.8; a curve has finer detail
+    return torch.sigmoid(0.5 + 1.5 * normal)  # images: -0.8, 0.8, but a curve is finer
 
 
 def learning_rate(step, steps):
@@ -163,10 +163,11 @@ def measure(x, P):
 
 
 def sliced_w1(planes):
-    """Wasserstein-1 distance of points (..., n, 2) from the spiral, mean over 32 projections."""
+    """Wasserstein-1 distance from points (..., n, 2) to the spiral, mean over 32 projections."""
     angle = math.pi * quantiles(32)
     directions = torch.stack([angle.cos(), angle.sin()])  # (2, 32)
     target = spiral(quantiles(planes.shape[-2])) @ directions  # (n, 32)
+    # On a line, the best transport takes the k-th point to the k-th.
     difference = (planes @ directions).sort(dim=-2).values - target.sort(dim=0).values
     return difference.abs().mean().item()
 
@@ -186,9 +187,8 @@ def gate_curve(net, P):
 def study_configs(name, dims):
     """All networks of a study, and the references to hold them against."""
     if name == "combos":
-        losses = [Config(D, loss=loss) for D in (2, 512) for loss in PREDS]
-        nine = [config._replace(pred=pred) for config in losses for pred in PREDS]
-        return [*nine, Config(2, pred="noise"), Config(512, pred="noise")]
+        pairs = [*((pred, loss) for loss in PREDS for pred in PREDS), ("noise", "v")]
+        return [Config(D, pred=pred, loss=loss) for D in (2, 512) for pred, loss in pairs]
     if name == "skip":
         ways = {"none": (*PREDS, "noise"), "linear": ["x"], "EDM": ["x"], "gate": ["eps", "v"]}
         return [Config(512, skip=skip, pred=pred) for skip in ways for pred in ways[skip]]
@@ -207,16 +207,18 @@ def run(config, seed, steps=STEPS, title=""):
     torch.manual_seed(seed)
     P = random_plane(config.D, config.d)
     record = config._asdict() | {"seed": seed}
-    start = torch.Generator().manual_seed(seed + 1000)  # the same noise for every network
-    samples = torch.randn(SAMPLES, config.D, generator=start)
-    if config.pred == "data":
+    start = torch.Generator().manual_seed(seed + 1000)  # every network starts from the same noise
+    noise = torch.randn(SAMPLES, config.D, generator=start)
+    if config.pred == "noise":
+        samples = noise
+    elif config.pred == "data":
         samples = draw_data(SAMPLES, P)
     elif config.pred == "oracle":
         points = spiral(quantiles(512))
-        samples = sample(lambda z, t: posterior_mean(z, t, P, points), "x", samples)
-    elif config.pred in PREDS:
+        samples = sample(lambda z, t: posterior_mean(z, t, P, points), "x", noise)
+    else:
         net = train(config, P, steps, title)
-        samples = sample(net, config.pred, samples)
+        samples = sample(net, config.pred, noise)
         if config.skip == "gate":
             record["gate"] = gate_curve(net, P)
     return record | measure(samples, P), samples @ P
