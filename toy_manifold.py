@@ -110,9 +110,9 @@ def sample_t(n):
     return torch.sigmoid(0.5 + 1.5 * normal)  # images: -0.8, 0.8, but a curve is finer
 
 
-def learning_rate(step, steps):
-    """50 steps of warm-up; from half-way on, linearly to 0."""
-    return LR * min(1, (step + 1) / 50, 2 * (steps - step) / steps)
+def learning_rate(step, steps, width=256):
+    """50 steps of warm-up; from half-way on, linearly to 0. Lower for wide layers, as they need."""
+    return LR * min(1, 256 / width) * min(1, (step + 1) / 50, 2 * (steps - step) / steps)
 
 
 def train(config, P, steps=STEPS, title=""):
@@ -120,7 +120,7 @@ def train(config, P, steps=STEPS, title=""):
     net = Perceptron(config.D, config.width, config.skip)
     optimizer = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     for step in tqdm(range(steps), title, leave=False):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, steps, config.width)
         x, eps, t = draw_data(BATCH, P), torch.randn(BATCH, config.D), sample_t(BATCH)
         out = net(interpolate(x, eps, t), t)
         loss = flow_loss(out, x, eps, t, config.pred, config.loss, T_CLIP).mean()

@@ -15,14 +15,15 @@ COLORS = {"x": "#0072B2", "eps": "#D55E00", "v": "#E69F00"}
 GRAY = "#666666"
 LABELS = {"x": "x-prediction", "eps": "ε-prediction", "v": "v-prediction",
           "data": "true data", "oracle": "oracle", "noise": "untouched noise"}  # fmt: skip
-DISTANCES = {"off_plane": "distance from the plane", "off_curve": "distance from the curve"}
+DISTANCES = {"off_plane": "distance from the plane", "off_curve": "distance from the curve",
+             "sliced_w1": "distance of the distributions"}  # fmt: skip
 
 # The panels of toy_why.png: study, horizontal axis (a field, its label), vertical axis, finding.
 PANELS = (
     ("width", "width", "hidden units in a layer", "off_plane",
      "Do more hidden units help ε and v?\nHardly, even four to a coordinate"),
-    ("intrinsic", "d", "dimension d of the data", "off_curve",
-     "Must the data be low-dimensional?\nYes: from d = 32 on, x fails too"),
+    ("intrinsic", "d", "dimension d of the data", "sliced_w1",
+     "Must the data be low-dimensional?\nYes: from d = 32, x is worse than noise"),
     ("combos", "loss", "what the loss compares", "off_curve",
      "Is it the loss?\nNo, it is what the network predicts"),
     ("skip", "skip", "path for z around the hidden layers", "off_plane",
@@ -31,10 +32,10 @@ PANELS = (
 GATE_TITLE = "What does the learned gate do?\nIt finds 1 / (1 − t), the wide gray curve"
 NOTE = """One dot: one network, one seed; D = 512.
 
-Distance from the plane:
-1 = the norm of the data.
-Distance from the curve, in the plane:
-1 = the data's standard deviation.
+Distance from the plane, 1 = norm of
+the data; in the plane from the curve,
+and of the distributions (sliced
+Wasserstein), 1 = standard deviation.
 
 linear, EDM: a fixed multiple of z is
 added to the output (paper Table 10).

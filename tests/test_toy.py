@@ -101,6 +101,9 @@ def test_times_follow_their_law_one_from_each_part():
 
 
 def test_learning_rate_warms_up_stays_and_falls():
+    """At four times the width a quarter of the rate: at the full rate wide networks learn less than they can."""
+    assert toy.learning_rate(100, 600, width=1024) == toy.LR / 4
+    assert toy.learning_rate(100, 600, width=64) == toy.LR
     rates = [toy.learning_rate(step, 600) / toy.LR for step in (0, 49, 299, 450, 599)]
     assert rates == pytest.approx([1 / 50, 1, 1, 0.5, 2 / 600])
 
