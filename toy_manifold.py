@@ -1,300 +1,300 @@
-"""The toy of JiT (paper Figure 2): a network can predict clean data in D dimensions, where it cannot predict noise.
+"""A network can predict clean data in D dimensions where it cannot predict noise (paper Figure 2).
 
-    python toy_manifold.py                    Figure 1, samples: 50 s on one CPU core (--seeds N: N times as long)
-    python toy_manifold.py --sweep dimension  Figure 2, error against D: 100 s a seed
-    python toy_manifold.py --sweep STUDY      Figure 3: skip 40 s, combos 75 s, intrinsic 100 s a seed; width 15 min
-Data: a spiral in the plane, put into R^D as x = P s (P: D x 2, random, orthonormal columns; no network sees it).
-Network: a five-layer ReLU perceptron, 256 hidden units, which sees z = t x + (1 - t) eps (t = 0 noise, 1 data) and t,
-predicts x, eps or v = x - eps under the v-loss. Loss, conversion and sampler are jit.py's: the Transformer's own.
-Errors: off_plane = E|x - P P^T x| / sqrt(d), sqrt(d) being the norm of the data; off_curve = E min_c |s - c|, from
-s = P^T x to the nearest point c of the curve; sliced_w1 = Wasserstein-1 distance from s to the curve, both projected to
-a line, mean of 32 lines. References: "true data", a second draw; "oracle", the exact E[x | z], through the same solver.
-Chosen where the paper is silent, by trying: AdamW, 600 steps of 128, lr 4e-3 (50 of warm-up, to 0 from half-way);
-logit t ~ N(0.5, 1.5^2), stratified (images: -0.8, 0.8; a curve has detail at lower noise), t as one more input; 20 Heun
-steps: the last call is at t = 0.95, so that jit.py's clip max(1 - t, 0.05) never bites and leaves no noise behind.
-Lessons: (1) The prediction decides, not the loss: eps and v push D numbers through 256 units, x d. (2) A way for z
-around the units, if learned, repairs most of v; one that makes x cancel noise ruins x. (3) x needs d << D: with d = 32
-(16 spirals at once) it still finds the subspace, but not the spirals. (4) Four times the width saves neither eps nor v.
+    python toy_manifold.py                     12 small networks, under a minute on one CPU core
+    python toy_manifold.py --sweep dimension   a study; others: width, intrinsic, combos, skip
+
+A spiral in a plane is put into R^D; a small perceptron learns to denoise it: predict x, eps or v.
+Loss, conversions and sampler come from jit.py: what trains the image Transformer is tested here.
+As there, t = 0 is noise, t = 1 is data, z = t x + (1 - t) eps, v = x - eps; B is the batch size.
+figures/toy.md tells what the studies found, and why what the paper leaves open was chosen so.
 """
 
-import argparse
 import json
 import math
-from collections import namedtuple
+import os
+import tempfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
+from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import torch
+from torch import nn
 from tqdm import tqdm
 
+from figures.toy_figures import draw, print_table
 from jit import convert, flow_loss, integrate, interpolate
 
-PREDS, REFERENCES = ("x", "eps", "v"), ("data", "oracle")
-STEPS, BATCH, LR, SAMPLES, SOLVER_STEPS = 600, 128, 4e-3, 1000, 20
-METRICS = {"off_plane": "off_plane (1 = norm of the data)", "off_curve": "off_curve (1 = std of the data)",
-           "sliced_w1": "sliced_w1 (1 = std of the data)"}  # fmt: skip
-LABEL = {"x": "x-prediction", "eps": "ε-prediction", "v": "v-prediction", "data": "true data", "oracle": "oracle"}
-COLOUR = {"x": "#0072B2", "eps": "#D55E00", "v": "#E69F00", "data": "#666666", "oracle": "#666666"}
-# One network: dimension of space and of data, hidden width, way around the hidden layers, prediction, loss.
-Run = namedtuple("Run", "D d width skip pred loss", defaults=(2, 256, "none", "x", "v"))
+PREDS = ("x", "eps", "v")  # what a network can predict
+REFERENCES = ("data", "oracle", "noise")  # new data, best possible denoiser, noise as it is
+METRICS = ("off_plane", "off_curve", "sliced_w1")
+STEPS, BATCH, LR = 600, 128, 4e-3
+SAMPLES, SOLVER_STEPS = 1000, 20
+T_CLIP = 0.05  # divide by max(1 - t, T_CLIP); the last call of 20 solver steps is at t = 0.95
 
 
+class Config(NamedTuple):
+    """One network of a study."""
+
+    D: int  # dimension of the space
+    d: int = 2  # dimension of the data
+    width: int = 256  # hidden units in each layer
+    skip: str = "none"  # path for z around the hidden layers
+    pred: str = "x"  # what the network predicts; one of REFERENCES: no network
+    loss: str = "v"  # the quantity that the loss compares
+
+
+# ---- Data ----------------------------------------------------------------------------------------
 def quantiles(n):
+    """n evenly spaced numbers in (0, 1)."""
     return (torch.arange(n) + 0.5) / n
 
 
 def spiral(u):
-    """Uniform u in (0, 1) -> points spread evenly on 1.5 turns of r = angle, mean 0, variance 1. (...) -> (..., 2)"""
-    angle = 3 * math.pi * u.sqrt()
-    arm = torch.stack([angle * angle.cos(), angle * angle.sin()], -1)
-    return (arm - torch.tensor([-0.4244, 1.9099])) / torch.tensor([4.7725, 4.2200])
+    """u uniform in (0, 1) -> points spread evenly along 1.5 turns. (...) -> (..., 2)"""
+    angle = 3 * math.pi * u.sqrt()  # also the radius; the root puts more points where it is large
+    curve = torch.stack([angle * angle.cos(), angle * angle.sin()], dim=-1)
+    center, scale = torch.tensor([-0.4244, 1.9099]), torch.tensor([4.7725, 4.2200])
+    return (curve - center) / scale  # mean 0 and variance 1 in both coordinates
 
 
-def draw_data(n, P, rng):
-    """n points x = P s, an independent spiral in each pair of the d coordinates of s. -> (n, D)"""
-    return spiral(torch.rand(n, P.shape[1] // 2, generator=rng)).flatten(1) @ P.T  # (n, d/2, 2) -> (n, d) -> (n, D)
+def random_plane(D, d):
+    """P (D, d), orthonormal columns: x = P s puts s (d,) into R^D. No network is told P."""
+    return torch.linalg.qr(torch.randn(D, d)).Q
 
 
-class Bank(torch.nn.Module):
-    """M five-layer ReLU perceptrons (z, t) -> x, eps or v, as one: a single batched product a layer runs them all."""
+def draw_data(n, P):
+    """n points x = P s, an independent spiral in each pair of coordinates of s. -> (n, D)"""
+    s = spiral(torch.rand(n, P.shape[1] // 2)).flatten(1)  # (n, d/2, 2) -> (n, d)
+    return s @ P.T
 
-    def __init__(self, runs, rng):
+
+# ---- Network -------------------------------------------------------------------------------------
+class Perceptron(nn.Module):
+    """Five linear layers with ReLU between them; t is one more input."""
+
+    def __init__(self, D, width=256, skip="none"):
         super().__init__()
-        self.runs, first = runs, runs[0]
-        sizes = [first.D + 1, *[first.width] * 4, first.D + (first.skip == "gate")]
-        self.weights, self.biases = torch.nn.ParameterList(), torch.nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:]):
-            weight = (2 * torch.rand(fan_in, fan_out, generator=rng) - 1) / fan_in**0.5  # nn.Linear's law
-            self.weights.append(weight.repeat(len(runs), 1, 1))
-            self.biases.append(torch.zeros(len(runs), 1, fan_out))
+        self.skip = skip
+        self.layers = nn.Sequential(
+            nn.Linear(D + 1, width), nn.ReLU(),
+            nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width, D + 1 if skip == "gate" else D),  # the gate is one more output
+        )  # fmt: skip
 
     def forward(self, z, t):
-        h = torch.cat([z, t.expand_as(z[..., :1])], -1)  # (M, B, D), (B, 1) -> (M, B, D + 1)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            h = torch.baddbmm(bias, h.relu() if layer > 0 else h, weight)  # (M, B, in) -> (M, B, out)
-        return lead_around(self.runs[0].skip, h, z, t)
+        t = t[:, None]
+        out = self.layers(torch.cat([z, t], dim=1))  # (B, D + 1) -> (B, D)
+        return add_skip(self.skip, out, z, t)
 
 
-def lead_around(skip, net, z, t):
-    """z past the hidden layers: pre-conditioning of x (paper Table 10; sigma_d = 0.5), or a gate that v learns."""
-    if skip == "linear":
-        return t * z + (1 - t) * net
-    if skip == "EDM":
+def add_skip(kind, out, z, t):
+    """Let z pass around the layers, by a fixed rule (paper Table 10, for x) or a learned gate."""
+    if kind == "linear":
+        return t * z + (1 - t) * out
+    if kind == "EDM":  # for data of standard deviation 0.5, as the paper has it
         total = 0.25 * t**2 + (1 - t) ** 2
-        return 0.25 * t / total * z + (1 - t) * (0.25 / total).sqrt() * net
-    if skip == "gate":
-        return net[..., :-1] - net[..., -1:] * z
+        return 0.25 * t / total * z + 0.5 * (1 - t) / total.sqrt() * out
+    if kind == "gate":
+        return out[:, :-1] - out[:, -1:] * z  # g (B, 1): one number for all D coordinates
+    return out
+
+
+# ---- Training and sampling -----------------------------------------------------------------------
+def sample_t(n):
+    """n training times, logit(t) ~ N(0.5, 1.5^2), one from each n-th part of that law."""
+    u = (torch.arange(n) + torch.rand(n)) / n
+    normal = torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))  # uniform -> N(0, 1), and never infinite
+    return torch.sigmoid(0.5 + 1.5 * normal)  # images: -0.8, 0.8, but a curve is finer
+
+
+def learning_rate(step, steps, width=256):
+    """50 steps of warm-up; from half-way on, linearly to 0. Lower for wide layers, as they need."""
+    return LR * min(1, 256 / width) * min(1, (step + 1) / 50, 2 * (steps - step) / steps)
+
+
+def train(config, P, steps=STEPS, title=""):
+    """Train one network on fresh data (paper Algorithm 1)."""
+    net = Perceptron(config.D, config.width, config.skip)
+    optimizer = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    for step in tqdm(range(steps), title, leave=False):
+        optimizer.param_groups[0]["lr"] = learning_rate(step, steps, config.width)
+        x, eps, t = draw_data(BATCH, P), torch.randn(BATCH, config.D), sample_t(BATCH)
+        out = net(interpolate(x, eps, t), t)
+        loss = flow_loss(out, x, eps, t, config.pred, config.loss, T_CLIP).mean()
+        optimizer.zero_grad()  # here the freed memory goes straight to the new gradients: faster
+        loss.backward()
+        optimizer.step()
     return net
 
 
-def train(runs, seed, steps=STEPS, device="cpu", tick=lambda: None):
-    """Train networks of one shape on the same batches. The CPU draws all random numbers, on any device. -> Bank, P"""
-    rng = torch.Generator().manual_seed(seed)
-    P = torch.linalg.qr(torch.randn(runs[0].D, runs[0].d, generator=rng)).Q  # (D, d), orthonormal columns
-    bank = Bank(runs, rng).to(device)
-    optimiser = torch.optim.AdamW(bank.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    for step in range(steps):  # 50 steps of warm-up; linear decay to 0 from half-way on
-        optimiser.param_groups[0]["lr"] = LR * min(1, (step + 1) / 50, 2 * (steps - step) / steps)
-        x, eps = draw_data(BATCH, P, rng).to(device), torch.randn(BATCH, len(P), generator=rng).to(device)
-        u = (torch.arange(BATCH) + torch.rand(BATCH, generator=rng)) / BATCH  # one u in each 128th of (0, 1)
-        t = torch.sigmoid(0.5 + 1.5 * torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))).to(device)  # logit t: a normal law
-        out = bank(interpolate(x, eps, t).expand(len(runs), -1, -1), t[:, None])  # (B, D) -> (M, B, D)
-        losses = [flow_loss(o, x, eps, t, run.pred, run.loss).mean() for o, run in zip(out, runs)]
-        optimiser.zero_grad()
-        sum(losses).backward()  # no parameter is shared, so each network trains as if alone
-        optimiser.step()
-        tick()
-    return bank, P
+@torch.no_grad()
+def sample(net, pred, noise):
+    """Follow dz/dt = v from noise (n, D) at t = 0 to samples at t = 1 (paper Algorithm 2)."""
 
+    def velocity(z, t):
+        t = torch.full((len(z),), t)
+        return convert(net(z, t), z, t, pred, T_CLIP)["v"]
 
-def solve(velocity, copies, D, seed, device="cpu"):
-    """Follow dz/dt = velocity(z, t) from this seed's noise, the same for all networks. -> (M, n, D)"""
-    noise = torch.randn(SAMPLES, D, generator=torch.Generator().manual_seed(1000 + seed)).to(device)
-    *_, (_, z, _) = integrate(velocity, noise.expand(copies, -1, -1), SOLVER_STEPS)
-    return z.cpu()
-
-
-def bank_velocity(bank, z, t):
-    """v of every network at time t. (M, n, D), float -> (M, n, D)"""
-    t = torch.full(z.shape[1:2], t, device=z.device)
-    out = bank(z, t[:, None])
-    return torch.stack([convert(o, y, t, run.pred)["v"] for o, y, run in zip(out, z, bank.runs)])
+    *_, (_, z, _) = integrate(velocity, noise, SOLVER_STEPS, "heun")
+    return z
 
 
 def posterior_mean(z, t, P, points):
-    """E[x | z_t = z], exact for data uniform over P points (K, 2): P^T z is all z says of x. (..., D) -> (..., D)"""
-    squares = ((z @ P).unsqueeze(-2) - t * points).square().sum(-1)  # (..., 1, 2), (K, 2) -> (..., K)
-    return (-squares / (2 * (1 - t) ** 2)).softmax(-1) @ points @ P.T
+    """The oracle, E[x | z] for x one of points (K, 2) in the plane: no x-prediction is better."""
+    # P^T z is all z tells of x. Point c is as likely as the noise that leads from t c to P^T z.
+    t = t[:, None]  # (B, 1)
+    distance = ((z @ P)[:, None] - t[:, None] * points).norm(dim=-1)  # (B, K)
+    probability = (-(distance**2) / (2 * (1 - t) ** 2)).softmax(dim=1)
+    return probability @ points @ P.T  # (B, D)
 
 
+# ---- Measuring -----------------------------------------------------------------------------------
 def measure(x, P):
-    """The three errors of the docstring for samples x (n, D)."""
+    """How far samples x (n, D) lie from the plane, and their shadow in it from the spiral."""
     s = x @ P
-    off = (x - s @ P.T).norm(dim=1).mean() / P.shape[1] ** 0.5
+    off_plane = (x - s @ P.T).norm(dim=1).mean() / math.sqrt(P.shape[1])  # 1 = norm of the data
     planes = s.unflatten(1, (-1, 2)).transpose(0, 1)  # (n, d) -> (d/2, n, 2)
-    near = [torch.cdist(plane, spiral(quantiles(2048))).amin(1).mean().item() for plane in planes]
+    curve = spiral(quantiles(2048))
+    off_curve = mean(torch.cdist(plane, curve).amin(dim=1).mean().item() for plane in planes)
+    return {"off_plane": off_plane.item(), "off_curve": off_curve, "sliced_w1": sliced_w1(planes)}
+
+
+def sliced_w1(planes):
+    """Wasserstein-1 distance from points (..., n, 2) to the spiral, mean over 32 projections."""
     angle = math.pi * quantiles(32)
     directions = torch.stack([angle.cos(), angle.sin()])  # (2, 32)
-    target = (spiral(quantiles(len(x))) @ directions).sort(0).values  # (n, 32)
-    w1 = ((planes @ directions).sort(1).values - target).abs().mean()
-    return {"off_plane": off.item(), "off_curve": mean(near), "sliced_w1": w1.item()}
+    target = spiral(quantiles(planes.shape[-2])) @ directions  # (n, 32)
+    # On a line, the best transport takes the k-th point to the k-th.
+    difference = (planes @ directions).sort(dim=-2).values - target.sort(dim=0).values
+    return difference.abs().mean().item()
 
 
-def run_bank(runs, seed, steps=STEPS, device="cpu", tick=lambda: None):
-    """Train, sample and measure a bank; with the plain one, the references. -> records, {run: (n, d) in the plane}"""
-    bank, P = train(runs, seed, steps, device, tick)
-    found = dict(zip(runs, solve(lambda z, t: bank_velocity(bank, z, t), len(runs), len(P), seed, device)))
-    if runs[0] == Run(len(P)):
-        points = spiral(quantiles(512))
-        oracle = solve(lambda z, t: (posterior_mean(z, t, P, points) - z) / (1 - t), 1, len(P), seed)
-        found[Run(len(P), pred="data")] = draw_data(SAMPLES, P, torch.Generator().manual_seed(2000 + seed))
-        found[Run(len(P), pred="oracle")] = oracle[0]
-    records = [run._asdict() | {"seed": seed} | measure(x, P) for run, x in found.items()]
-    return records, {run: x @ P for run, x in found.items()}
+@torch.no_grad()
+def gate_curve(net, P):
+    """What the gate has learned: {t: mean of g over noisy data at t}."""
+    x, curve = draw_data(SAMPLES, P), {}
+    for time in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        t = torch.full((SAMPLES, 1), time)
+        z = interpolate(x, torch.randn_like(x), t[:, 0])
+        curve[time] = net.layers(torch.cat([z, t], dim=1))[:, -1].mean().item()
+    return curve
 
 
-def study(name, dims):
-    """The banks of a study, each a tuple of runs of one shape."""
+# ---- Studies -------------------------------------------------------------------------------------
+def study_configs(name, dims):
+    """All networks of a study, and the references to hold them against."""
     if name == "combos":
-        return [tuple(Run(D, pred=pred, loss=loss) for pred in PREDS for loss in PREDS) for D in (2, 512)]
+        pairs = [*((pred, loss) for loss in PREDS for pred in PREDS), ("noise", "v")]
+        return [Config(D, pred=pred, loss=loss) for D in (2, 512) for pred, loss in pairs]
     if name == "skip":
-        ways = {"none": PREDS, "linear": "x", "EDM": "x", "gate": "v"}
-        return [tuple(Run(512, skip=skip, pred=pred) for pred in preds) for skip, preds in ways.items()]
-    shapes = {"width": [Run(512, width=2**k) for k in range(6, 12)]}
-    shapes["intrinsic"] = [Run(512, 2 * 4**k) for k in range(5)]
-    return [tuple(shape._replace(pred=pred) for pred in PREDS) for shape in shapes.get(name, map(Run, dims))]
+        ways = {"none": (*PREDS, "noise"), "linear": ["x"], "EDM": ["x"], "gate": ["eps", "v"]}
+        return [Config(512, skip=skip, pred=pred) for skip in ways for pred in ways[skip]]
+    if name == "width":
+        shapes = [Config(512, width=width) for width in (64, 128, 256, 512, 1024, 2048)]
+    elif name == "intrinsic":
+        shapes = [Config(512, d=d) for d in (2, 8, 32, 128, 512)]
+    else:
+        shapes = [Config(D) for D in dims]
+    references = REFERENCES if name in ("samples", "dimension") else ("noise",)
+    return [shape._replace(pred=pred) for shape in shapes for pred in PREDS + references]
 
 
-def values(records, field, **where):
-    """A field of the records that agree with `where`: one number a seed."""
-    return [record[field] for record in records if where.items() <= record.items()]
+def run(config, seed, steps=STEPS, title=""):
+    """Train, sample and measure one network. -> its record, its samples in the plane (n, d)"""
+    torch.manual_seed(seed)
+    P = random_plane(config.D, config.d)
+    record = config._asdict() | {"seed": seed}
+    start = torch.Generator().manual_seed(seed + 1000)  # every network starts from the same noise
+    noise = torch.randn(SAMPLES, config.D, generator=start)
+    if config.pred == "noise":
+        samples = noise
+    elif config.pred == "data":
+        samples = draw_data(SAMPLES, P)
+    elif config.pred == "oracle":
+        points = spiral(quantiles(512))
+        samples = sample(lambda z, t: posterior_mean(z, t, P, points), "x", noise)
+    else:
+        net = train(config, P, steps, title)
+        samples = sample(net, config.pred, noise)
+        if config.skip == "gate":
+            record["gate"] = gate_curve(net, P)
+    return record | measure(samples, P), samples @ P
 
 
-def print_table(records):
-    """Mean +- standard deviation over seeds of the three errors, a row for each kind of network."""
-    print("   D    d  width  skip    pred    loss" + "".join(f"   {metric:19}" for metric in METRICS))
-    for run in dict.fromkeys(Run(*(record[field] for field in Run._fields)) for record in records):
-        cells = [values(records, metric, **run._asdict()) for metric in METRICS]
-        numbers = [f"{mean(cell):12.4f}" + (f" +- {stdev(cell):6.4f}" if len(cell) > 1 else "") for cell in cells]
-        print("{:4} {:4} {:6}  {:7} {:7} {:4}".format(*run) + "".join(f"{number:22}" for number in numbers))
+# ---- Files and command line ----------------------------------------------------------------------
+def load(path):
+    """The studies in a file, {name: records}. TypeError or ValueError: the file is damaged."""
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    records = [dict(record) for study in dict(stored).values() for record in study]
+    if not all({*Config._fields, *METRICS, "seed"} <= record.keys() for record in records):
+        raise ValueError("a field is missing")
+    return stored
 
 
-def draw_samples(records, planes):
-    """Figure 1: the first seed's samples in the plane, and under each panel its errors (mean over seeds)."""
-    dims = sorted({run.D for run in planes})
-    figure, axes = plt.subplots(5, len(dims), figsize=(2 * len(dims), 11.2), squeeze=False, layout="constrained")
-    for ax, run in zip(axes.flat, [Run(D, pred=pred) for pred in PREDS + REFERENCES for D in dims]):
-        s = planes[run]
-        outside = (s.abs() > 2.5).any(1).float().mean().item()
-        frame = 2.5 if outside < 0.5 else s.abs().max().item()  # else the panel would be empty
-        ax.plot(*spiral(quantiles(500)).T, color="0.75", linewidth=1)
-        ax.scatter(*s.T, s=2, color=COLOUR[run.pred], linewidths=0)
-        ax.set(xlim=(-frame, frame), ylim=(-frame, frame), xticks=[], yticks=[], aspect="equal")
-        off, w1 = (mean(values(records, metric, D=run.D, pred=run.pred)) for metric in ("off_plane", "sliced_w1"))
-        beyond = f"{outside:.1%} beyond ±2.5, axes ±{frame:.3g}" if outside > 0 else ""
-        ax.set_xlabel(f"off_plane {round(off, 4):.3g}, sliced_w1 {w1:.2g}\n{beyond}", fontsize=7)
-        ax.set_title(f"D = {run.D}" if run.pred == "x" else "")
-        ax.set_ylabel(LABEL[run.pred] if run.D == dims[0] else "", color=COLOUR[run.pred], fontsize=12)
-    return figure
-
-
-def draw_lines(ax, records, field, metric, label):
-    """A metric against a field of Run: mean over seeds, band from lowest to highest seed; reference levels in grey."""
-    above = [record for record in records if record[metric] > 5e-4]  # less is rounding, as off the plane at D = d
-    records = above or records
-    for pred in PREDS:
-        ticks = sorted(set(values(records, field, pred=pred)))
-        rows = [values(records, metric, pred=pred, **{field: tick}) for tick in ticks]
-        ax.plot(ticks, [mean(row) for row in rows], "o-", color=COLOUR[pred], label=LABEL[pred])
-        ax.fill_between(ticks, [min(row) for row in rows], [max(row) for row in rows], color=COLOUR[pred], alpha=0.2)
-    for pred, style in zip(REFERENCES, (":", "--")):
-        levels = values(records, metric, pred=pred)
-        if levels:
-            ax.axhline(mean(levels), color=COLOUR[pred], linestyle=style, label=LABEL[pred])
-    ax.set(xscale="log", yscale="log", xlabel=label, ylabel=METRICS[metric])
-    ax.set_xticks(ticks, ticks)
-    ax.minorticks_off()
-    ax.legend(fontsize=8)
-
-
-def draw_dots(ax, records, field, metric, label):
-    """A metric for each prediction and each value of a field of Run: one dot a seed, hollow at D = 2."""
-    rows = list(dict.fromkeys((record["pred"], record[field]) for record in records if record["pred"] in PREDS))
-    for record in (record for record in records if record["pred"] in PREDS):
-        colour, height = COLOUR[record["pred"]], rows.index((record["pred"], record[field]))
-        ax.plot(record[metric], height, "o", color=colour, markerfacecolor="none" if record["D"] == 2 else colour)
-    ax.set_yticks(range(len(rows)), [f"{pred}, {field} {value}" for pred, value in rows])
-    ax.set(xscale="log", xlabel=label, ylim=(len(rows) - 0.5, -0.5))
-
-
-def draw_studies(stored):
-    """Figure 2 (error against D) or Figure 3 (why): a panel for each study that has run."""
-    panels = [panel for panel in PANELS if panel[0] in stored]
-    rows = (len(panels) + 1) // 2
-    figure, axes = plt.subplots(rows, 2, figsize=(8.4, 3.9 * rows), squeeze=False, layout="constrained")
-    for ax, (name, plot, field, metric, label) in zip(axes.flat, panels):
-        plot(ax, stored[name], field, metric, label)
-    axes.flat[-1].set_visible(len(panels) % 2 == 0)
-    return figure
-
-
-PANELS = (
-    ("dimension", draw_lines, "D", "off_plane", "dimension D of the space"),
-    ("dimension", draw_lines, "D", "sliced_w1", "dimension D of the space"),
-    ("width", draw_lines, "width", "off_plane", "(a) hidden width (D = 512)"),
-    ("width", draw_lines, "width", "off_curve", "(a) hidden width (D = 512)"),
-    ("intrinsic", draw_lines, "d", "off_plane", "(b) dimension d of the data (D = 512)"),
-    ("intrinsic", draw_lines, "d", "sliced_w1", "(b) dimension d of the data (D = 512)"),
-    ("combos", draw_dots, "loss", "off_curve", "(c) off_curve; hollow: D = 2, full: D = 512"),
-    ("skip", draw_dots, "skip", "off_plane", "(d) off_plane (D = 512)"),
-)
+def replace(path, write):
+    """Write beside the file, then rename: a run that is cut off leaves the old file whole."""
+    beside = path.with_name("new-" + path.name)
+    write(beside)
+    os.replace(beside, path)
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.error = lambda message: parser.exit(2, f"toy_manifold.py: {message}\n")
-    parser.add_argument("--sweep", choices="samples dimension width intrinsic combos skip".split(), default="samples")
-    parser.add_argument("--dims", type=int, nargs="+", help="values of D, for samples and dimension")
+    studies = ("samples", "dimension", "width", "intrinsic", "combos", "skip")
+    parser.add_argument("--sweep", choices=studies, default="samples", help="the study to run")
+    parser.add_argument("--dims", type=int, nargs="+", help="values of D in samples and dimension")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default {STEPS})")
-    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for figure and numbers")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default 600)")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the results")
     args = parser.parse_args(argv)
-    if min(args.dims or [2]) < 2 or min(args.seeds, args.steps, args.seed + 1) < 1:
-        parser.error("--dims must be at least 2, --seeds and --steps at least 1, --seed at least 0")
+    dims = [2, 8, 16, 512] if args.sweep == "samples" else [2**k for k in range(1, 10)]
+    args.dims = sorted(set(args.dims or dims))
+    file = {"samples": "toy_manifold", "dimension": "toy_dimension"}.get(args.sweep, "toy_why")
+    args.numbers = args.out / f"{file}.json"
+    if not all(2 <= D <= 2**14 for D in args.dims) or min(args.seeds, args.steps) < 1:
+        parser.error("--dims must lie in 2 ... 16384, --seeds and --steps be 1 or more")
+    if not 0 <= args.seed <= args.seed + args.seeds <= 2**32:
+        parser.error("--seed must be 0 or more, and the last seed less than 2^32")
     try:
-        torch.zeros(1, device=args.device)
         args.out.mkdir(parents=True, exist_ok=True)
-    except (AssertionError, RuntimeError, OSError) as error:
-        parser.error(f"--device or --out cannot be used: {error}")
-    args.dims = args.dims or [2**k for k in range(1, 10) if args.sweep == "dimension" or k in (1, 3, 4, 9)]
+        tempfile.TemporaryFile(dir=args.out).close()  # can we write there?
+        args.stored = load(args.numbers)
+    except OSError as error:
+        parser.error(f"--out {args.out} cannot be written to: {error}")
+    except (TypeError, ValueError):
+        parser.error(f"{args.numbers} is damaged: move it away, or choose another --out")
     return args
 
 
 def main(argv=None):
     args = parse(argv)
-    torch.set_num_threads(1)  # small products: more threads gain little, and stall where cores are shared
-    jobs = [(runs, args.seed + i) for runs in study(args.sweep, args.dims) for i in range(args.seeds)]
-    jobs = [(runs, seed) for runs, seed in jobs if runs[0].width < 1024 or seed == args.seed]  # wide: one seed
-    cost = {runs: len(runs) * runs[0].width * (2 * runs[0].D + 3 * runs[0].width) for runs, _ in jobs}
-    total = args.steps * sum(cost[runs] for runs, _ in jobs)
+    torch.set_num_threads(1)  # such small products gain nothing from more
+    seeds = range(args.seed, args.seed + args.seeds)
+    jobs = [(config, seed) for config in study_configs(args.sweep, args.dims) for seed in seeds]
+    jobs = [job for job in jobs if job[0].width < 1024 or job[1] == args.seed]  # slow: one seed
     records, planes = [], {}
-    with tqdm(total=total, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left") as bar:
-        for runs, seed in jobs:
-            bar.set_description("{} networks, seed {}: D {}, d {}, width {}".format(len(runs), seed, *runs[0]))
-            new, shown = run_bank(runs, seed, args.steps, args.device, lambda: bar.update(cost[runs]))
-            records, planes = records + new, shown | planes  # of the planes, the first seed's stay
-    print_table(records)
-    name = {"samples": "manifold", "dimension": "dimension"}.get(args.sweep, "why")
-    path = args.out / f"toy_{name}.json"
-    stored = (json.loads(path.read_text()) if path.exists() else {}) | {args.sweep: records}
-    path.write_text(json.dumps(stored).replace("}, {", "},\n{") + "\n")
-    figure = draw_samples(records, planes) if args.sweep == "samples" else draw_studies(stored)
-    figure.savefig(path.with_suffix(".png"), dpi=100)
-    print(f"wrote {path.with_suffix('.png')} and {path}")
+    for number, (config, seed) in enumerate(jobs, start=1):
+        record, plane = run(config, seed, args.steps, title=f"network {number} of {len(jobs)}")
+        records.append(record)
+        planes.setdefault((config.D, config.pred), plane)  # the picture shows the first seed
+    print_table(records, METRICS)
+    args.stored[args.sweep] = records
+    figure = draw(args.sweep, args.stored, planes, spiral(quantiles(500)))
+    text = json.dumps(args.stored).replace("}, {", "},\n{") + "\n"  # one record a line
+    replace(args.numbers, lambda path: path.write_text(text))
+    replace(args.numbers.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120))
+    print(f"wrote {args.numbers} and the picture beside it")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130)
+    except OSError as error:  # such as a full disk
+        raise SystemExit(f"toy_manifold.py: {error}")
