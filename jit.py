@@ -559,8 +559,8 @@ MEMORY_LIMIT = 4 * 2**30  # bytes; a folder with more pixels is read again in ev
 
 
 def crop(image, size, channels):
-    """PIL image of any mode to uint8 (C, size, size): upright, on white, ADM's centre crop, as in the
-    official code. Raises ValueError where the range of its pixels cannot be known."""
+    """PIL image to uint8 (C, size, size): upright, on white, ADM's centre crop as in the official code.
+    Raises ValueError where the range of its pixels cannot be known."""
     if image.mode in ("I", "F") and image.format != "PNG":
         raise ValueError(f"pixels of mode {image.mode} may have any range")
     image = ImageOps.exif_transpose(image)
@@ -626,8 +626,7 @@ class Images(Dataset):
 
 
 def open_data(name, shape):
-    """Shapes, or Images of shape (C, S, S) from a folder: FOLDER/CLASS/**/IMAGE, or FOLDER/IMAGE without
-    classes, in sorted order."""
+    """Shapes; or Images (C, S, S) in FOLDER/CLASS/**, or in FOLDER itself without classes, sorted."""
     if name == "shapes":
         return Shapes(shape[1])
     check(name and Path(name).is_dir(), f"'{name}' is no folder of images, nor is it shapes.")
@@ -636,7 +635,7 @@ def open_data(name, shape):
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
     classes = [folder for folder in root.iterdir() if folder.is_dir() and folder.name[0] != "."]
     files = [path for path in root.iterdir() if path.is_file()]
-    for folder in classes:  # they may be links; links below them are not followed, as they may lead back
+    for folder in classes:  # which may be links; links below are not followed: they may lead back
         check(os.access(folder, os.R_OK | os.X_OK), f"{folder} cannot be read.")
         files += [path for path in folder.rglob("*") if path.is_file()]
     files = sorted(path for path in files if path.name[0] != ".")
@@ -644,15 +643,15 @@ def open_data(name, shape):
     nested = [path for path in paths if path.parent != root]
     left_out = Counter(path.suffix or "no suffix" for path in files if path.suffix.lower() not in known)
     left_out += Counter({"beside the class folders": len(paths) - len(nested)} if nested else {})
-    class_of = [path.relative_to(root).parts[0] for path in nested]
-    names, paths = sorted(set(class_of)), nested or paths
+    names, labels = np.unique([path.relative_to(root).parts[0] for path in nested], return_inverse=True)
+    names, paths = names.tolist(), nested or paths
     some = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
     print(f"{root}: {len(paths)} images, {len(names)} classes{': ' * bool(names)}{some}"
           + "".join(f"; left out {n} ({kind})" for kind, n in left_out.items()))  # fmt: skip
-    check(paths, f"{root} holds no images; lay them out as {root}/CLASS/*.jpg, or {root}/*.jpg without classes.")
+    check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or as *.jpg without classes.")
     split = names and {name.lower() for name in names} <= SPLITS
     check(not split, f"{root} is split into {some}, which are no classes: give one of these folders.")
-    labels = torch.tensor([names.index(name) for name in class_of] or [NO_CLASS] * len(paths))
+    labels = torch.from_numpy(labels) if nested else torch.full((len(paths),), NO_CLASS)
     images = Images(names, labels, paths, shape)
     if len(paths) * math.prod(shape) <= MEMORY_LIMIT:
         images.load()

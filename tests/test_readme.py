@@ -1,7 +1,8 @@
-"""What the README says of the code is true of the code: names, commands, pictures."""
+"""What README.md and figures/*.md say of the code is true of the code: names, commands, pictures, links."""
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,59 +11,67 @@ import jit
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {page.relative_to(ROOT).as_posix(): page.read_text() for page in [ROOT / "README.md", *ROOT.glob("figures/*.md")]}
+sys.path.insert(0, str(ROOT))
+import toy_manifold  # noqa: E402
 
 
 def section(title):
     return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.M | re.S).group(1)
 
 
-@pytest.mark.parametrize("title", ["The idea", "Reading guide to jit.py", "Details that matter"])
-def test_names_of_functions_exist(title):
+def test_readme_can_be_taken_in():
+    """It is the page that a lecturer sends to a class: 300 lines, 18 KB; details stand beside the pictures."""
+    assert len(README.splitlines()) <= 300 and len(README.encode()) <= 18_000
+
+
+def test_names_of_functions_exist():
     """A reader who searches jit.py for a name from the README finds it."""
-    names = set(re.findall(r"`([A-Za-z_][A-Za-z0-9_]*)`", section(title)))
-    inner = {"initialize"}  # a method of JiT
-    names -= set(jit.WEIGHTS)  # values of --weights
+    names = set(re.findall(r"`([A-Za-z_][A-Za-z0-9_]*)`", section("The idea") + section("Exercises")))
+    names -= {"loss_by_t", "nine", *jit.WEIGHTS}  # a key of log.jsonl, a study
     assert len(names) > 5
-    assert not {name for name in names - inner if not hasattr(jit, name)}
-    assert all(hasattr(jit.JiT, name) for name in inner)
+    assert not [name for name in names if not hasattr(jit, name)]
 
 
-def test_commands_are_understood():
-    """Every `python jit.py ...` of the README has a command and flags that exist."""
-    commands = re.findall(r"(?:python|torchrun [^`\n]*?) jit\.py ((?:train|sample|eval|stats|info)[^`\n#]*)", README)
-    assert len(commands) > 10
-    for command in commands:
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_understood(page):
+    """Every command of a page has flags and files that exist."""
+    text = PAGES[page].replace("\\|", "|")
+    for command in re.findall(r"(?:python|torchrun [^`\n]*?) jit\.py ((?:train|sample|eval)\b[^`\n#;]*)", text):
         jit.parse_flags([word for word in shlex.split(command) if word != "..."])
+    for command in re.findall(r"python toy_manifold\.py([^`\n#;|]*)", text):
+        toy_manifold.parse([word for word in shlex.split(command) if not word.isupper()] if "STUDY" not in command else [])
+    for script in re.findall(r"python (figures/\w+\.py)", text):
+        assert (ROOT / script).exists(), script
 
 
-def test_pictures_are_there_and_small():
-    """Every picture that the README shows is committed, and none is over 1 MB."""
-    pictures = re.findall(r"\((figures/[\w.-]+)\)", README)
-    assert len(pictures) > 3
-    for picture in pictures:
-        assert (ROOT / picture).stat().st_size < 2**20, picture
+def test_readme_names_its_commands():
+    """So that the tests above look at something."""
+    assert len(re.findall(r"python jit\.py (?:train|sample|eval)", README)) > 5
+    assert len(re.findall(r"python figures/\w+\.py", README)) > 5
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_are_there(page):
+    """Every link to a file of the repository leads there, and no picture is over 1 MB."""
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]):
+        assert (folder / target).exists(), target
+        assert (folder / target).stat().st_size < 2**20, target
 
 
 def test_every_picture_has_its_command():
     """A list says which command drew each picture in figures/."""
-    for picture in (ROOT / "figures").glob("*.[pg][ni][gf]"):
-        assert picture.name in README, picture.name
+    named = set(re.findall(r"`([\w.]+\.(?:png|gif))`", README))
+    assert named == {picture.name for kind in ("png", "gif") for picture in (ROOT / "figures").glob(f"*.{kind}")}
 
 
-def test_algorithms_stand_beside_lines_of_the_code():
-    """What the README shows as a line of jit.py is one, whole."""
-    lines = {line.strip() for line in (ROOT / "jit.py").read_text().splitlines()}
-    shown = re.findall(r"\| `([^`|]+ = [^`]+)` \|", section("The idea"))
-    assert len(shown) > 6
-    assert not [line for line in shown if line not in lines]
-
-
-def test_command_line_is_complete(capsys):
-    """Every flag that a --help names stands in the README's table, and no other."""
-    helps = ""
-    for command in ("train", "sample", "eval", "stats", "info"):
-        with pytest.raises(SystemExit):
-            jit.parse_flags([command, "--help"])
-        helps += capsys.readouterr().out
-    known = set(re.findall(r"(?m)^  (--[\w-]+)", helps)) | {"--help"}
-    assert set(re.findall(r"`(--[\w-]+)`", section("Command line"))) | {"--help"} == known
+def test_algorithms_are_lines_of_the_code():
+    """What README shows as Algorithms 1 and 2 stands in jit.py, line by line and in this order."""
+    lines = [line.strip() for line in (ROOT / "jit.py").read_text().splitlines()]
+    blocks = re.findall(r"```\n(.*?)```", section("The idea"), re.S)
+    assert len(blocks) == 2
+    training = blocks[0].splitlines()
+    assert 5 <= len(training) <= 7 and lines.index(training[-1]) - lines.index(training[0]) < 12
+    for block in blocks:
+        assert not [line for line in block.splitlines() if line.strip() not in lines]
