@@ -976,10 +976,10 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
     count = batch_size // (accum * world)  # images of a part
     starts = (step * batch_size + part * count for step in range(done, steps) for part in parts)
     batches = data_batches(data, (range(i, i + count) for i in starts), seed, device, flip)
-    bar = tqdm(total=steps, initial=done, desc=out.name, unit="step", disable=rank > 0)
+    bar = tqdm(range(done + 1, steps + 1), out.name, steps, initial=done, unit="step", disable=rank > 0)
     seen, logged, clock = [], done, time.perf_counter()
 
-    for step in range(done + 1, steps + 1):
+    for step in bar:
         for part in parts:
             torch.manual_seed(mix_seed(seed, step, part))  # the same draws, whether it was stopped or not
             x, y = next(batches)
@@ -996,7 +996,6 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
         optimizer.step()
         for key, (memory, window) in AVERAGES.items():
             update_average(list(networks[key].parameters()), parameters, memory, window, step)
-        bar.update()
 
         last, stop = step == steps, bool(caught) and world == 1
         log = last or step % log_every == 0 or step % save_every == 0
@@ -1025,11 +1024,11 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
             draw_sheet(out / f"samples-{step:06d}.png", torch.cat(list(images)), captions)
         if stop:
             raise Stop(f"stopped and saved at step {step}; the same command goes on.", 128 + max(caught, default=2))
-    bar.close()
+    if rank == 0:
+        print(f"done: see {out / f'samples-{steps:06d}.png'}, and more with: python jit.py sample {out}")
 
 
 # ---- 9. The command line -------------------------------------------------------------------------
-
 
 MAY_BE_0 = "bottleneck context_tokens context_start label_drop warmup decay seed cfg".split()
 
@@ -1236,7 +1235,7 @@ def main(words=None):
         {"train": run_train, "sample": run_sample, "eval": run_eval}[args.command](args)
     except (Stop, OSError, KeyboardInterrupt) as error:
         sentence, code = error.args if isinstance(error, Stop) else (str(error) or "interrupted", 2)
-        print(f"jit.py: {sentence}", file=sys.stderr)
+        tqdm.write(f"jit.py: {sentence}", file=sys.stderr)  # below the bar, if there is one
         return 130 if isinstance(error, KeyboardInterrupt) else code
     finally:
         if torch.distributed.is_initialized():
