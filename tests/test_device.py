@@ -61,7 +61,7 @@ def test_sampling_stays_on_its_device(meta, pred, loss):
     assert images.device.type == "meta" and images.shape == (4, 3, 16, 16) and images.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("switches", [dict(rope=False, qk_norm=False, context_tokens=0), dict(bottleneck=0, channels=1)])
+@pytest.mark.parametrize("switches", [dict(rope=False, qk_norm=False, context_tokens=0), dict(bottleneck=0)])
 def test_network_made_on_its_device_stays_there(switches, monkeypatch):
     """As `with torch.device("cuda")` would make it: tables of angles and positions too."""
     monkeypatch.setattr(torch, "autocast", lambda *given, **more: contextlib.nullcontext())
@@ -141,7 +141,7 @@ def count_waits(out, loss_function):
 
 
 def test_no_step_of_training_waits(tmp_path, monkeypatch):
-    """Numbers are read where a line of the log is written, and nowhere else: not one in six steps. A CPU counts them."""
+    """Numbers are read for a line of the log and nowhere else: not one in six steps. A CPU can count them."""
     monkeypatch.setattr(jit, "sample_images", lambda *given, **more: [torch.zeros(40, 3, 16, 16, dtype=torch.uint8)])
     monkeypatch.setattr(jit, "summarize", lambda *given: dict(loss=1.0, grad_norm=1.0))
     assert count_waits(tmp_path / "ours", jit.training_loss) == 0
