@@ -1,105 +1,126 @@
-"""How fast is jit.py? Training step and sampling, in images/s, TFLOP/s and share of what this device can do.
+"""How fast is jit.py? Training step and sampling: time, page faults, TFLOP/s and share of what this device can do.
 
-    python figures/speed.py --model Ti/16 --size 64 --batch 32                      # a CPU
+    OMP_NUM_THREADS=1 python figures/speed.py --model Ti/16 --size 64 --batch 32    # one core of a CPU
     python figures/speed.py --model B/16 --size 256 --batch 128 --compile           # a GPU
     python figures/speed.py --model B/16 --size 64 --batch 8 --official ~/JiT       # beside the official code
     python figures/speed.py --model B/16 --size 256 --batch 128 --data PHOTOS       # does the input keep up?
 
-The peak is that of a large matrix product in the same precision, measured in the same run. Everything is timed after a
-warm-up, --repeats times, in turn (ours, theirs, ours, ...), with the device synchronised; printed are medians, and for
-comparisons the median of the ratios of neighbours. --official is a clone of github.com/LTH14/JiT; where there is no
-GPU, its .cuda() calls are made harmless and its torch.compile decorators are taken off. --profile says which operations
-the time of a training step goes to, and --largest, on a GPU, which batch still fits.
-A multiply-add counts as two operations; a training step as three forwards (forward, and twice that backward).
+Which number to believe: on a machine that does nothing else, the clock. Where other work runs too, the CPU time, with
+OMP_NUM_THREADS=1, as threads that wait for each other count as busy. On a GPU the clock alone; CPU time is then what it
+takes to start the kernels. Page faults tell of memory that is given back to the system and taken again, page by page:
+a step that needs no fresh memory has next to none.
+
+Each side, ours and the official code, runs in a process of its own, since memory that one network has freed changes
+the faults of another. They take turns (ours, theirs, ours, ...) after a warm-up, --repeats rounds; printed are medians,
+and for comparisons the median of the ratios within a round. --official is a clone of github.com/LTH14/JiT, whose JiT is
+built with the sizes of --model; where there is no GPU, its .cuda() calls are made harmless and its torch.compile
+decorators are taken off. --profile says which operations the time of a training step goes to, and --largest, on a GPU,
+which batch still fits. The peak is that of a large matrix product in the same precision, measured in the same run. A
+multiply-add counts as two operations; a training step as three forwards (forward, and twice that backward).
 """
 
 import argparse
+import functools
 import gc
+import itertools
+import json
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 import jit  # noqa: E402
+import models  # noqa: E402
+
+WORKS = ("training step", "sampling")
 
 
-def timed(work, device):
-    """Seconds that work() takes, the device synchronised before and after."""
+def usage():
+    """(page faults, peak bytes) of this process so far."""
+    if sys.platform == "win32":
+        return 0, 0
+    import resource  # not on Windows
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_minflt, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # bytes on a Mac, else kilobytes
+
+
+def measure(work, device):
+    """What a call costs: seconds by the clock and of the CPU, page faults; and the peak memory until now."""
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronise()
-    start = time.perf_counter()
+    faults, cpu, clock = usage()[0], time.process_time(), time.perf_counter()
     work()
     synchronise()
-    return time.perf_counter() - start
+    clock, cpu, faults = time.perf_counter() - clock, time.process_time() - cpu, usage()[0] - faults
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else usage()[1]
+    return dict(clock=clock, cpu=cpu, faults=faults, memory=memory)
 
 
-def measure(works, device, repeats, warmup=2):
-    """{name: seconds of each repeat}, the works taking turns."""
-    for work in works.values():
-        for _ in range(warmup):
-            work()
-    rounds = [{name: timed(work, device) for name, work in works.items()} for _ in range(repeats)]
-    return {name: [seconds[name] for seconds in rounds] for name in works}
-
-
-def peak_flops(device, repeats=10):
+def peak_flops(device, repeats=12):
     """Operations per second of a large square matrix product: bf16 on CUDA, fp32 elsewhere."""
     side = 8192 if device.type == "cuda" else 1536
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
-    seconds = measure({"product": lambda: a @ a}, device, repeats)["product"]
-    return 2 * side**3 / statistics.median(seconds)
+    seconds = [measure(lambda: a @ a, device)["clock"] for _ in range(repeats)]
+    return 2 * side**3 / statistics.median(seconds[2:])
 
 
-def our_works(s, sampling, batch, device, compiled):
+def our_works(args, device):
     """A training step and the drawing of a batch with jit.py, as functions without arguments."""
-    net = jit.JiT(s).to(device)
-    model = torch.compile(net) if compiled else net
+    net, flow = jit.JiT(**models.arguments(args.model, args.size, args.classes)).to(device), jit.Flow()
     parameters = list(net.parameters())
-    averages = {key: [p.detach().clone() for p in parameters] for key in jit.EMA_WINDOW}
-    optimizer = jit.make_optimizer(net, s)
-    x = torch.rand(batch, s.channels, s.size, s.size, device=device) * 2 - 1
-    y = torch.randint(s.classes, (batch,), device=device)
+    averages = {key: [p.detach().clone() for p in parameters] for key in jit.AVERAGES}
+    optimizer = torch.optim.AdamW(parameters, 1e-4, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    if args.compile:
+        net.compile()
+    x = torch.rand(args.batch, *net.shape, device=device) * 2 - 1
+    y = torch.randint(args.classes, (args.batch,), device=device)
 
-    def step():
-        total, _, _ = jit.training_loss(model, x, y, s)
-        total.backward()
-        optimizer.step()
+    def step():  # as in jit.train, and gradients are freed where they are freed there
+        net.train()
+        loss, _ = jit.training_loss(net, x, y, flow)
         optimizer.zero_grad()
-        for key, window in jit.EMA_WINDOW.items():
-            jit.update_average(averages[key], parameters, 0.9999, window, 100_000)
+        loss.mean().backward()
+        optimizer.step()
+        for key, (decay, window) in jit.AVERAGES.items():
+            jit.update_average(averages[key], parameters, decay, window, 100_000)
 
     def draw():
         net.eval()
-        with torch.no_grad():
-            for _ in jit.denoise(model, y, s, sampling):
-                pass
-        net.train()
+        list(jit.sample_images(net, y, flow, net.shape, batch_size=args.batch, sampling_steps=args.steps))
 
-    return step, draw
+    return dict(zip(WORKS, (step, draw)))
 
 
-def official_works(folder, s, sampling, batch, device):
+def official_works(args, device):
     """The same with the official code, on the same sizes; bf16 autocast on CUDA as in its engine."""
     if device.type != "cuda":
         torch.Tensor.cuda = lambda self: self
         torch.compile = lambda function: function
-    sys.path.insert(0, str(folder))
-    from denoiser import Denoiser
+    sys.path.insert(0, str(args.official))
+    import denoiser
+    import model_jit
 
-    args = argparse.Namespace(
-        model=f"JiT-{s.model}", img_size=s.size, class_num=s.classes, attn_dropout=0.0, proj_dropout=s.dropout,
-        label_drop_prob=s.label_drop, P_mean=s.mu, P_std=s.sigma, t_eps=s.t_clip, noise_scale=s.noise_scale,
-        ema_decay1=0.9999, ema_decay2=0.9996, sampling_method=sampling.solver, num_sampling_steps=sampling.steps,
-        cfg=sampling.cfg, interval_min=sampling.interval[0], interval_max=sampling.interval[1])  # fmt: skip
-    net = Denoiser(args).to(device)
+    network, flow = models.arguments(args.model, args.size, args.classes), jit.Flow()
+    names = dict(depth="depth", width="hidden_size", heads="num_heads", bottleneck="bottleneck_dim", patch="patch_size",
+                 context_tokens="in_context_len", context_start="in_context_start")  # fmt: skip
+    sizes = {theirs: network[ours] for ours, theirs in names.items()}
+    model_jit.JiT_models["ours"] = functools.partial(model_jit.JiT, **sizes)
+    flags = argparse.Namespace(
+        model="ours", img_size=args.size, class_num=args.classes, attn_dropout=0.0,
+        proj_dropout=network.get("dropout", 0.0), label_drop_prob=flow.label_drop, P_mean=flow.mu, P_std=flow.sigma,
+        t_eps=flow.t_clip, noise_scale=flow.noise_scale, ema_decay1=0.9999, ema_decay2=0.9996, cfg=2.0,
+        sampling_method="heun", num_sampling_steps=args.steps, interval_min=0.1, interval_max=1.0)  # fmt: skip
+    net = denoiser.Denoiser(flags).to(device)
     net.ema_params1 = [p.detach().clone() for p in net.parameters()]
     net.ema_params2 = [p.detach().clone() for p in net.parameters()]
-    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], s.lr, betas=(0.9, 0.95))
-    x = torch.rand(batch, s.channels, s.size, s.size, device=device) * 2 - 1
-    y = torch.randint(s.classes, (batch,), device=device)
+    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], 1e-4, betas=(0.9, 0.95))
+    x = torch.rand(args.batch, 3, args.size, args.size, device=device) * 2 - 1
+    y = torch.randint(args.classes, (args.batch,), device=device)
 
     def step():
         net.train()
@@ -115,10 +136,44 @@ def official_works(folder, s, sampling, batch, device):
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             net.generate(y)
 
-    return step, draw
+    return dict(zip(WORKS, (step, draw)))
 
 
-def count_forwards(s, sampling):
+def serve(args, device):
+    """One side, in a process of its own: do the work that a line of stdin names, answer with what it cost."""
+    works = {"ours": our_works, "official": official_works}[args.side](args, device)
+    for line in sys.stdin:
+        print(json.dumps(measure(works[line.strip()], device)), flush=True)
+
+
+def ask(process, work):
+    """Have a side do a work; returns what it cost."""
+    process.stdin.write(work + "\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        sys.exit("a side has ended; what it says stands above.")
+    return json.loads(answer)
+
+
+def compare(words, sides, repeats, warmup=2):
+    """{work: {side: [cost of each round]}}, the sides taking turns."""
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), *words, "--side"]
+    processes = {side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                 for side in sides}  # fmt: skip
+    costs = {work: {side: [] for side in sides} for work in WORKS}
+    try:
+        for work in WORKS:
+            for _ in range(warmup + repeats):
+                for side, process in processes.items():
+                    costs[work][side].append(ask(process, work))
+    finally:
+        for process in processes.values():
+            process.communicate()  # closes its stdin, at which it ends
+    return {work: {side: rounds[warmup:] for side, rounds in found.items()} for work, found in costs.items()}
+
+
+def count_forwards(steps, **options):
     """How many forwards of one image a sample takes: evaluations, and twice that many where guidance acts."""
     sizes = []
 
@@ -126,48 +181,60 @@ def count_forwards(s, sampling):
         sizes.append(len(z))
         return torch.zeros_like(z)
 
-    for _ in jit.denoise(net, torch.zeros(1, dtype=torch.long), s, sampling):
-        pass
+    y = torch.zeros(1, dtype=torch.long)
+    list(jit.sample_images(net, y, jit.Flow(), (3, 1, 1), sampling_steps=steps, **options))
     return sum(sizes)
 
 
-def largest_batch(s, sampling, batch, device, compiled):
+def print_costs(work, rounds, operations, batch, peak):
+    """A line for each side, medians; operations: those that are needed, whoever computes more."""
+    for side, costs in rounds.items():
+        clock, cpu, faults = (statistics.median(cost[key] for cost in costs) for key in ("clock", "cpu", "faults"))
+        print(f"{work:14} {side:9} {1000 * clock:9.1f} ms {1000 * cpu:9.1f} ms CPU {faults:9.0f} page faults "
+              f"{batch / clock:8.1f} images/s {operations / clock / 1e12:8.3f} TFLOP/s "
+              f"{operations / clock / peak:6.1%} of peak")  # fmt: skip
+    if len(rounds) > 1:
+        for key, name in (("cpu", "by CPU time"), ("clock", "by the clock")):
+            ratios = [theirs[key] / ours[key] for ours, theirs in zip(*rounds.values())]
+            print(f"{work:14} ours is {statistics.median(ratios):.2f} times as fast {name} ({len(ratios)} rounds: "
+                  f"{min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+
+
+def largest_batch(args, device):
     """The largest batch, in doublings of this one, whose training step fits into the memory of the GPU."""
     while True:
         try:
-            step, _ = our_works(s, sampling, batch, device, compiled)
-            step()
+            our_works(args, device)["training step"]()
         except torch.cuda.OutOfMemoryError:
-            return batch // 2
-        del step
+            return args.batch // 2
         gc.collect()
         torch.cuda.empty_cache()
-        batch *= 2
+        args.batch *= 2
 
 
-def print_input_speed(s, folder, batch, device, batches=20):
+def print_input_speed(args, device, batches=20):
     """Images per second of the data alone: shapes, and a folder's images from memory and decoded each time."""
-    sources = {"shapes, drawn": jit.Data(jit.SHAPES)}
-    if folder:
-        at_folder = jit.Settings(data=str(folder), size=s.size)
-        sources["folder, in memory"] = jit.open_data(at_folder)
+    shape, sources = (3, args.size, args.size), {"shapes, drawn": jit.Shapes(args.size)}
+    if args.data:
+        sources["folder, in memory"] = jit.open_data(str(args.data), shape)
         limit, jit.MEMORY_LIMIT = jit.MEMORY_LIMIT, 0
-        sources[f"folder, {s.workers} threads decode"] = jit.open_data(at_folder)
+        sources["folder, decoded each time"] = jit.open_data(str(args.data), shape)
         jit.MEMORY_LIMIT = limit
     for name, data in sources.items():
-        stream = jit.training_batches(data, s, range(10**6), range(1), device)
-        next(stream)  # the first one fills the queue
-        seconds = timed(lambda: [next(stream) for _ in range(batches)], device)
-        print(f"input          {name:25} {batches * batch / seconds:9.1f} images/s")
+        places = (range(i, i + args.batch) for i in itertools.count(0, args.batch))
+        stream = jit.data_batches(data, places, 0, device)
+        next(stream)  # the first one starts the workers
+        seconds = measure(lambda: [next(stream) for _ in range(batches)], device)["clock"]
+        print(f"input          {name:25} {batches * args.batch / seconds:9.1f} images/s")
 
 
 def print_profile(step, rows=8):
-    """The operations with the largest share of the CPU time of one training step, and of the GPU's where there is one."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    by = "self_cpu_time_total"
+    """The operations with the largest share of a training step's CPU time, or of the GPU's where there is one."""
+    activities, by = [torch.profiler.ProfilerActivity.CPU], "self_cpu_time_total"
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
         by = "self_device_time_total"
+    step()
     with torch.profiler.profile(activities=activities) as profiler:
         step()
     events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, by))
@@ -176,7 +243,7 @@ def print_profile(step, rows=8):
         print(f"profile        {event.key[:60]:60} {getattr(event, by) / total:6.1%}")
 
 
-def main(words=None):
+def parse_flags(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="Ti/16")
     parser.add_argument("--size", type=int, default=64)
@@ -189,43 +256,32 @@ def main(words=None):
     parser.add_argument("--data", type=Path, help="a folder of images, to time reading it")
     parser.add_argument("--profile", action="store_true", help="where the time of a training step goes")
     parser.add_argument("--largest", action="store_true", help="look for the largest batch that fits (GPU)")
-    args = parser.parse_args(words)
-    device = jit.choose_device("auto")
-    s = jit.resolve(jit.Settings(model=args.model, size=args.size, classes=args.classes, batch_size=args.batch))
-    sampling = jit.Sampling(steps=args.steps)
-    cost = 2 * jit.count_cost(s)[1]
+    parser.add_argument("--side", choices=("ours", "official"), help=argparse.SUPPRESS)  # see serve
+    return parser.parse_args(words)
+
+
+def main(words=None):
+    words = sys.argv[1:] if words is None else words
+    args, device = parse_flags(words), jit.choose_device("auto")
+    if args.side:
+        return serve(args, device)
+    needed = 2 * args.batch * models.count_cost(args.model, args.size, args.classes)[1]
     peak = peak_flops(device)
     print(f"{args.model} at {args.size} px, batch {args.batch}, {torch.get_num_threads()} threads, torch "
           f"{torch.__version__}, {torch.cuda.get_device_name() if device.type == 'cuda' else device}"
           f"{', compiled' if args.compile else ''}; peak {peak / 1e12:.3f} TFLOP/s")  # fmt: skip
-    sides = {"ours": our_works(s, sampling, args.batch, device, args.compile)}
-    if args.official:
-        sides["official"] = official_works(args.official, s, sampling, args.batch, device)
-    for i, (what, count) in enumerate((("training step", 3), ("sampling", count_forwards(s, sampling)))):
-        seconds = measure({name: works[i] for name, works in sides.items()}, device, args.repeats)
-        for name, values in seconds.items():
-            median = statistics.median(values)
-            speed = count * cost * args.batch / median  # the operations that are needed, whoever computes more
-            print(f"{what:14} {name:9} {1000 * median:9.1f} ms {args.batch / median:9.1f} images/s "
-                  f"{speed / 1e12:8.3f} TFLOP/s {speed / peak:6.1%} of peak")  # fmt: skip
-        if args.official:
-            ratios = [theirs / ours for theirs, ours in zip(seconds["official"], seconds["ours"])]
-            print(f"{what:14} ours is {statistics.median(ratios):.2f} times as fast (all: {min(ratios):.2f} to "
-                  f"{max(ratios):.2f})")  # fmt: skip
+    print("Believe the clock if nothing else runs here, or on a GPU; else the CPU time, with OMP_NUM_THREADS=1.")
+    costs = compare(words, ["ours", "official"] if args.official else ["ours"], args.repeats)
+    for work, count in zip(WORKS, (3, count_forwards(args.steps))):
+        print_costs(work, costs[work], count * needed, args.batch, peak)
+    for side, rounds in costs[WORKS[-1]].items():
+        print(f"peak memory    {side:9} {rounds[-1]['memory'] / 1e9:9.1f} GB")
     if args.profile:
-        print_profile(sides["ours"][0])
-    print_input_speed(s, args.data, args.batch, device)
-    if device.type == "cuda":
-        print(f"peak memory    {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of the GPU")
-    elif not args.official and sys.platform != "win32":
-        import resource  # not on Windows
-
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes on a Mac, kilobytes elsewhere
-        print(f"peak memory    {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB")
+        print_profile(our_works(args, device)["training step"])
+    print_input_speed(args, device)
     if args.largest and device.type == "cuda":
-        sides.clear()
         gc.collect()
-        print(f"largest batch  {largest_batch(s, sampling, args.batch, device, args.compile)}")
+        print(f"largest batch  {largest_batch(args, device)}")
 
 
 if __name__ == "__main__":

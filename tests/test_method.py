@@ -1,21 +1,35 @@
 """Flow, network, loss and sampler of jit.py, against closed forms, the paper's numbers and the official code."""
 
+import ast
+import importlib.util
+import io
 import math
+import re
+import statistics
+import sys
+import tokenize
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import jit
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "figures"))
+import models
+
 PREDS = ["x", "eps", "v"]
 NINE = [(pred, loss) for pred in PREDS for loss in PREDS]
+FLOW = jit.Flow(noise_scale=2.0)
 
 
 def small(**changes):
-    """Settings of a network of 16 tokens that has all parts."""
-    base = dict(model="Ti/4", size=16, classes=5, depth=6, width=32, heads=2, bottleneck=8, context_tokens=3)
-    return jit.resolve(jit.Settings(**(base | dict(context_start=4, noise_scale=2.0) | changes)))
+    """A network of 16 tokens that has all parts."""
+    base = dict(size=16, patch=4, classes=5, depth=6, width=32, heads=2, bottleneck=8, context_tokens=3)
+    return jit.JiT(**(base | dict(context_start=4) | changes))
 
 
 def fill(net, rng):
@@ -28,8 +42,8 @@ def fill(net, rng):
     return net.eval()
 
 
-def filled(s):
-    return fill(jit.JiT(s), np.random.RandomState(0))
+def filled(**changes):
+    return fill(small(**changes), np.random.RandomState(0))
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -93,11 +107,21 @@ def test_conversions_agree_for_any_output():
 
 
 def test_clip_acts_where_the_division_is():
-    """Beyond the clip v = (x - z) / 0.05, as the official code, so the sampler leaves noise; --t-clip sets it."""
+    """Beyond the clip v = (x - z) / 0.05, as in the official code, so the sampler leaves noise; Flow.t_clip sets it."""
     x, z, t = normal(2, 3, 2, 2, seed=1), normal(2, 3, 2, 2, seed=2), torch.tensor([0.99, 1.0])
     torch.testing.assert_close(jit.convert(x, z, t, "x")["v"], (x - z) / 0.05)
     torch.testing.assert_close(jit.convert(x, z, t, "x", clip=0.2)["v"], (x - z) / 0.2)
     torch.testing.assert_close(jit.convert(x, z, 1 - t, "eps")["v"], (z - x) / 0.05)
+
+
+def test_clip_changes_nothing_else():
+    """Only divisions are clipped: v-prediction has none, and eps-prediction none by 1 - t. Truths come back there."""
+    x, eps = normal(2, 3, 4, 4, seed=1), normal(2, 3, 4, 4, seed=2)
+    for pred, t in (("v", torch.tensor([0.0, 1.0])), ("eps", torch.tensor([0.98, 1.0]))):
+        truth = {"x": x, "eps": eps, "v": x - eps}
+        found = jit.convert(truth[pred], jit.interpolate(x, eps, t), t, pred)
+        for name in PREDS:
+            torch.testing.assert_close(found[name], truth[name], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("pred, loss", NINE)
@@ -134,38 +158,16 @@ def test_weight_of_an_error_in_all_nine_combinations(t):
         assert math.isclose(value, 0.01 * weights[pred][loss], rel_tol=1e-4), (pred, loss)
 
 
-@pytest.mark.parametrize("kind", ["linear", "edm"])
-def test_precondition_is_the_formula_of_table_10(kind):
-    """c_skip z + c_out net with the paper's coefficients, where they can be computed as printed: 0 < t < 1."""
-    out, z = normal(5, 3, 2, 2, seed=1), normal(5, 3, 2, 2, seed=2)
-    for i, t in enumerate([0.01, 0.3, 0.5, 0.9, 0.99]):
-        sigma_t, sigma_d = (1 - t) / t, 0.5
-        c_skip = t if kind == "linear" else 1 / t * sigma_d**2 / (sigma_d**2 + sigma_t**2)
-        c_out = 1 - t if kind == "linear" else sigma_d * sigma_t / math.sqrt(sigma_d**2 + sigma_t**2)
-        found = jit.precondition(out, z, torch.full((5,), t), kind)[i]
-        torch.testing.assert_close(found, c_skip * z[i] + c_out * out[i], atol=1e-6, rtol=1e-5)
-
-
-def test_precondition_at_both_ends():
-    """At t = 1 the input is the image: c_skip 1, c_out 0. At t = 0 it is all noise: no 0 / 0. "none" does nothing."""
-    out, z = normal(2, 3, 2, 2, seed=1), normal(2, 3, 2, 2, seed=2)
-    for kind in ("linear", "edm"):
-        torch.testing.assert_close(jit.precondition(out, z, torch.ones(2), kind), z)
-    torch.testing.assert_close(jit.precondition(out, z, torch.zeros(2), "linear"), out)
-    torch.testing.assert_close(jit.precondition(out, z, torch.zeros(2), "edm"), 0.5 * out)  # sigma_d
-    assert jit.precondition(out, z, torch.zeros(2), "none") is out
-
-
 # The network
 
 
-@pytest.mark.parametrize("switches", [{}, dict(rope=False, qk_norm=False, norm="layer", mlp="gelu", context_tokens=0)])
+@pytest.mark.parametrize("switches", [{}, dict(rope=False, qk_norm=False, context_tokens=0)])
 def test_patches_see_each_other(switches):
     """A well-known re-implementation attends across heads, not tokens: no error, a falling loss, blind patches.
 
     Editing one patch must change the output at every other patch, and no other image of the batch.
     """
-    net, z = filled(small(**switches)), normal(2, 3, 16, 16)
+    net, z = filled(**switches), normal(2, 3, 16, 16)
     t, y = torch.tensor([0.3, 0.6]), torch.tensor([1, 2])
     with torch.no_grad():
         before = net(z, t, y)
@@ -180,8 +182,7 @@ def test_patches_see_each_other(switches):
 
 def test_attention_against_loops():
     """One softmax per head and query over tokens, scale 1 / sqrt(d), written without any reshaping."""
-    s = small(rope=False)
-    attention, x = jit.Attention(s, 0.0), normal(1, 5, 32)
+    attention, x = jit.Attention(width=32, heads=2, dropout=0.0, qk_norm=True), normal(1, 5, 32)
     with torch.no_grad():
         attention.q_norm.weight.copy_(normal(16, seed=3)), attention.k_norm.weight.copy_(normal(16, seed=4))
         q, k, v = (x[0] @ attention.qkv.weight.T + attention.qkv.bias).split(32, dim=1)
@@ -224,7 +225,7 @@ def test_rope_by_complex_numbers():
 
 def test_in_context_tokens_carry_class_but_not_time():
     """Before block context_start no tokens are added; then K, the class embedding plus a place, without rotation."""
-    net = filled(small())
+    net = filled()
     joined = []
     for block in net.blocks:
         block.register_forward_pre_hook(lambda _, inputs: joined.append(inputs))
@@ -237,14 +238,16 @@ def test_in_context_tokens_carry_class_but_not_time():
     torch.testing.assert_close(tokens, table[3] + net.in_context_posemb)
     cos, sin = joined[4][2]
     assert torch.equal(cos[:3], torch.ones(3, 16)) and torch.equal(sin[:3], torch.zeros(3, 16))
-    torch.testing.assert_close(cos[3:], joined[0][2][0])
+    image, context = normal(1, 2, 16, 16), normal(1, 2, 3, 16)
+    after = jit.rotate(torch.cat([context, image], dim=2), cos, sin)[:, :, 3:]
+    assert torch.equal(after, jit.rotate(image, *joined[0][2]))  # joining does not move the image's tokens
 
 
 def test_position_embedding_is_the_official_one():
     """Recorded from the official code: width 32, 4 x 4 tokens. Column half first, [sin | cos], in float64."""
     recorded = [0, 0.003162, 0.980067, 1, 0.01, 0.950415, 1]
     recorded += [0, 0.540302, 0.99998, 0.198669, 0.000949, 0.99955, 0.812649]
-    found = jit.JiT(small()).pos_embed
+    found = small().pos_embed
     torch.testing.assert_close(found.flatten()[::37], torch.tensor(recorded), atol=1e-6, rtol=0)
 
 
@@ -254,42 +257,54 @@ L/32 512 461.5 88.62, H/16 256 952.5 181.95, H/32 512 956.1 182.85,
 G/16 256 2007 383.74, G/32 512 2012 384.87"""
 
 
-def cost_by_hand(s):
+def cost_by_hand(model, size):
     """(trained parameters, multiply-adds of an image), summed from the paper's description of the network."""
-    D, N, K, patch = s.width, (s.size // s.patch) ** 2, s.context_tokens, s.channels * s.patch**2
-    hidden = 4 * D * 2 // 3
+    name, patch = model.split("/")
+    s = jit.MODELS[name]
+    D, K, heads, r = s["width"], s["context_tokens"], s["heads"], s["bottleneck"]
+    N, numbers, hidden = (size // int(patch)) ** 2, 3 * int(patch) ** 2, 4 * D * 2 // 3
     matrices = 3 * D * D + D * D + 3 * D * hidden  # of a token in a block: qkv, projection, SwiGLU
-    vectors = 3 * D + D + 2 * hidden + D + 2 * D + 2 * D // s.heads  # their biases, two norms, q and k norm
+    vectors = 3 * D + D + 2 * hidden + D + 2 * D + 2 * D // heads  # their biases, two norms, q and k norm
     block = matrices + vectors + 6 * D * D + 6 * D
-    embed = 256 * D + D * D + 2 * D + (s.classes + 1) * D + K * D + patch * s.bottleneck + s.bottleneck * D + D
-    last = D + 2 * D * D + 2 * D + D * patch + patch
-    products = 256 * D + D * D + N * (patch * s.bottleneck + s.bottleneck * D) + 2 * D * D + N * D * patch
-    for i in range(s.depth):
-        tokens = N if i < s.context_start else N + K
+    embed = 256 * D + D * D + 2 * D + 1001 * D + K * D + numbers * r + r * D + D
+    last = D + 2 * D * D + 2 * D + D * numbers + numbers
+    products = 256 * D + D * D + N * (numbers * r + r * D) + 2 * D * D + N * D * numbers
+    for i in range(s["depth"]):
+        tokens = N if i < s["context_start"] else N + K
         products += tokens * matrices + 2 * tokens**2 * D + 6 * D * D  # attention: q k^T and its product with v
-    return s.depth * block + embed + last, products
+    return s["depth"] * block + embed + last, products
 
 
 @pytest.mark.parametrize("row", PAPER_COSTS.replace("\n", " ").split(", "))
 def test_table_of_models_has_the_papers_costs(row):
     """Tables 5 and 6 to all digits given, one up or down in the last: a wrong depth, width or bottleneck shows."""
     model, size, *printed = row.split()
-    s = jit.resolve(jit.Settings(model=model, size=int(size), classes=1000))
-    for value, unit, text in zip(cost_by_hand(s), (1e6, 1e9), printed):
+    for value, unit, text in zip(cost_by_hand(model, int(size)), (1e6, 1e9), printed):
         assert abs(value / unit - float(text)) < 1.01 * 10 ** -len(text.partition(".")[2])
 
 
 @pytest.mark.parametrize("model, size", [("B/16", 256), ("Ti/16", 64)])
 def test_network_costs_what_its_description_says(model, size):
-    """count_cost, which `info` prints, counts the real network: exactly the sum by hand, to the last multiplication."""
-    s = jit.resolve(jit.Settings(model=model, size=size, classes=1000))
-    assert jit.count_cost(s) == cost_by_hand(s)
+    """count_cost of figures/models.py counts the real network: exactly the sum by hand, to the last multiplication."""
+    assert models.count_cost(model, size) == cost_by_hand(model, size)
+
+
+def test_table_of_models_is_printed_beside_the_papers(monkeypatch, capsys):
+    """Each row of Tables 5 and 6 beside the paper's rounded numbers. Costs by hand: the test above checks the count."""
+    monkeypatch.setattr(models, "count_cost", cost_by_hand)
+    models.main()
+    rows = {tuple(line.split()[:2]): line for line in capsys.readouterr().out.splitlines()}
+    assert len(rows) > 9
+    for row in ("B/16 256 131 25", "B/64 1024 141 30", "L/32 512 462 89", "H/16 256 953 182", "G/32 512 2012 385"):
+        model, size, parameters, products = row.split()
+        assert f"({parameters})" in rows[model, size] and f"({products})" in rows[model, size]
+    assert "131.1" in rows["B/16", "256"] and "25.2" in rows["B/16", "256"] and "768" in rows["B/16", "256"]
 
 
 def test_state_dict_of_b16_is_that_of_released_checkpoints():
     """Names and shapes: 183 tensors and no buffers, or released weights would not load."""
     with torch.device("meta"):
-        net = jit.JiT(jit.resolve(jit.Settings(model="B/16", size=256, classes=1000)))
+        net = jit.JiT(**jit.MODELS["B"], size=256, patch=16, classes=1000)
     D, hidden = 768, 2048
     expected = {
         "pos_embed": (1, 256, D), "in_context_posemb": (1, 32, D), "y_embedder.embedding_table.weight": (1001, D),
@@ -315,6 +330,13 @@ def test_state_dict_of_b16_is_that_of_released_checkpoints():
 # noise_scale 2. Every 197th number of each answer.
 OUTPUT = [-0.50932, 0.84732, -1.7288, -2.11181, 0.76596, 3.67145, 0.07892, 0.82199, 0.89227, 3.408, -0.2602, 0.09053]
 LOSS = 1060.5224609375
+GRADIENT = {  # norms of its parts
+    "t_embedder": 18977.0449, "y_embedder": 1307.4434, "x_embedder": 849.3109, "in_context_posemb": 42.1669,
+    "blocks.0.": 17326.4375, "blocks.3.": 2994.0066, "blocks.4.": 1774.3064, "blocks.5.": 1091.3398,
+    "blocks.2.attn.q_norm": 1.61774, "blocks.2.attn.k_norm": 1.58201, "blocks.2.norm1": 39.2167,
+    "blocks.2.attn.qkv.bias": 34.4324, "blocks.2.mlp.w12.bias": 106.669, "blocks.2.adaLN_modulation": 2548.1017,
+    "final_layer": 2752.8455,
+}  # fmt: skip
 GENERATED = {  # lower end of the guidance interval, solver
     (0.1, "heun"): [-2.10228, -0.26641, 1.73578, -1.48315, -1.01613, 2.77421,
                     -0.00307, -0.93908, 1.3224, 2.75768, 2.61619, -0.87556],
@@ -329,7 +351,7 @@ GENERATED = {  # lower end of the guidance interval, solver
 def official():
     """The network and inputs with which the numbers above were recorded."""
     rng = np.random.RandomState(0)
-    net = fill(jit.JiT(small()), rng)
+    net = fill(small(), rng)
     x = torch.from_numpy(rng.uniform(-1, 1, (3, 3, 16, 16))).float()
     noise = torch.from_numpy(rng.standard_normal((3, 3, 16, 16))).float()
     return net, x, noise
@@ -344,33 +366,39 @@ def test_network_puts_out_what_the_official_one_does(official):
     """All of Figure 3 at once: order of modulation, SwiGLU halves, RoPE, qk-norm, class tokens, patch layouts."""
     net, x, _ = official
     with torch.no_grad():
-        close_to_record(net(x, torch.tensor([0.0, 0.3, 0.97]), torch.tensor([1, 4, 5])), OUTPUT)
+        close_to_record(net(x, torch.tensor([0.0, 0.3, 0.97]), torch.tensor([1, 4, jit.NO_CLASS])), OUTPUT)
 
 
-def test_loss_is_the_official_one(official):
-    """Algorithm 1, one time beyond the clip: the official Denoiser gave this loss for these x, eps, t."""
+def test_loss_and_gradient_are_the_official_ones(official):
+    """Algorithm 1, one time beyond the clip: the official Denoiser gave this loss and gradient for these x, eps, t.
+
+    1e-4: the gradient is a sum over 48 tokens in an order that differs; found are 3e-6.
+    """
     net, x, noise = official
     t, eps = torch.tensor([0.0, 0.3, 0.97]), 2 * noise
-    with torch.no_grad():
-        out = net(jit.interpolate(x, eps, t), t, torch.tensor([1, 4, 2]))
-    assert math.isclose(jit.flow_loss(out, x, eps, t, "x", "v").mean(), LOSS, rel_tol=1e-5)
+    net.zero_grad()
+    out = net(jit.interpolate(x, eps, t), t, torch.tensor([1, 4, 2]))
+    loss = jit.flow_loss(out, x, eps, t, "x", "v").mean()
+    assert math.isclose(loss.item(), LOSS, rel_tol=1e-5)
+    loss.backward()
+    for start, norm in GRADIENT.items():
+        parts = [p.grad.flatten() for name, p in net.named_parameters() if name.startswith(start)]
+        assert math.isclose(torch.cat(parts).norm(), norm, rel_tol=1e-4), start
 
 
 @pytest.mark.parametrize("low, solver", GENERATED)
 def test_samples_are_the_official_ones(official, low, solver):
     """Algorithm 2 with guidance 2.9 inside (low, 0.7), six steps: the official generate() gave these for this noise."""
     net, _, noise = official
-    s, sampling = small(), jit.Sampling(cfg=2.9, interval=(low, 0.7), steps=6, solver=solver)
-    velocity = jit.guided_velocity(net, torch.tensor([1, 4, 2]), s, sampling)
-    *_, (_, z, _) = jit.integrate(velocity, 2 * noise, sampling.steps, sampling.solver)
+    velocity = jit.guided_velocity(net, torch.tensor([1, 4, 2]), FLOW, cfg=2.9, interval=(low, 0.7))
+    *_, (_, z, _) = jit.integrate(velocity, 2 * noise, 6, solver)
     close_to_record(z, GENERATED[low, solver])
 
 
 def test_fresh_network_puts_out_zero():
     """Zero-initialised adaLN and last layer: exactly 0 whatever comes in, so training starts at a known loss."""
     torch.manual_seed(0)
-    net = jit.JiT(small())
-    out = net(normal(2, 3, 16, 16), torch.tensor([0.1, 0.9]), torch.tensor([0, 5]))
+    out = small()(normal(2, 3, 16, 16), torch.tensor([0.1, 0.9]), torch.tensor([0, jit.NO_CLASS]))
     assert torch.equal(out, torch.zeros(2, 3, 16, 16))
 
 
@@ -382,49 +410,86 @@ def test_first_loss_is_2_96_times_the_mean_square():
     expected = 1 + 2 * math.exp(-0.8 + 0.32) + math.exp(-1.6 + 1.28)
     assert math.isclose(expected, 2.96, abs_tol=0.005)
     torch.manual_seed(0)
-    s = small(size=8, model="Ti/8", depth=2, context_start=1, width=16)
+    net = small(size=8, patch=8, depth=2, context_start=1, width=16)
     x = 0.5 * normal(20_000, 3, 8, 8).sign()
     with torch.no_grad():
-        loss, flow, t = jit.training_loss(jit.JiT(s), x, torch.zeros(len(x), dtype=torch.long), s)
-    assert math.isclose(loss / 0.25, expected, abs_tol=0.1)
-    assert math.isclose(flow.mean(), loss, rel_tol=1e-5) and flow.shape == t.shape == (20_000,)
+        loss, t = jit.training_loss(net, x, torch.zeros(len(x), dtype=torch.long), jit.Flow())
+    assert loss.shape == t.shape == (20_000,)
+    assert math.isclose(loss.mean() / 0.25, expected, abs_tol=0.1)
 
 
 ABLATIONS = [
-    {}, dict(norm="layer", mlp="gelu", rope=False, qk_norm=False, context_tokens=0), dict(bottleneck=0, channels=1),
-    dict(classes=0), dict(cls_loss=100.0), dict(pred="v", loss="eps"), dict(pred="eps", loss="x"), dict(precond="edm"),
+    ({}, {}), (dict(rope=False, qk_norm=False, context_tokens=0), {}), (dict(bottleneck=0, channels=1), {}),
+    (dict(classes=0), {}), ({}, dict(pred="v", loss="eps")), ({}, dict(pred="eps", loss="x")),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("switches", ABLATIONS)
-def test_every_parameter_learns(switches):
-    """Whatever is switched off (Tables 2, 4, 10, 11), nothing that remains is left out of the forward pass."""
+@pytest.mark.parametrize("switches, flow", ABLATIONS)
+def test_every_parameter_learns(switches, flow):
+    """Whatever is switched off (Tables 2 and 4), nothing that remains is left out of the forward pass."""
     torch.manual_seed(0)
-    s = small(**switches, label_drop=0.0)
-    net = filled(s)
-    x = normal(4, s.channels, 16, 16).clamp(-1, 1)
-    jit.training_loss(net, x, torch.arange(4) % max(1, s.classes), s)[0].backward()
+    net = filled(**switches)
+    x, y = normal(4, *net.shape).clamp(-1, 1), torch.arange(4) if net.classes else torch.full((4,), jit.NO_CLASS)
+    jit.training_loss(net, x, y, jit.Flow(**flow, label_drop=0.0))[0].mean().backward()
     for name, p in net.named_parameters():
         learns = p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0
         assert learns != (name == "pos_embed"), name
 
 
-def test_layer_norm_variant_is_dits():
-    """--norm layer leaves scale and shift to adaLN: no weights of its own, mean 0 and variance 1."""
-    norm = jit.make_norm(small(norm="layer"))
-    assert not list(norm.parameters())
-    x = norm(3 + 2 * normal(4, 32))
-    torch.testing.assert_close(x.mean(-1), torch.zeros(4), atol=1e-6, rtol=0)
-    torch.testing.assert_close(x.var(-1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
+@pytest.mark.parametrize("switches", [{}, dict(rope=False, qk_norm=False, bottleneck=0, channels=1, dropout=0.2)])
+def test_arguments_build_the_network_again(switches):
+    """A checkpoint holds net.arguments: with them and the weights comes the same network, to the last bit."""
+    net = filled(**switches)
+    again = jit.JiT(**net.arguments).eval()
+    again.load_state_dict(net.state_dict())
+    inputs = normal(2, *net.shape), torch.tensor([0.2, 0.7]), torch.tensor([0, jit.NO_CLASS])
+    assert torch.equal(again(*inputs), net(*inputs))
+    assert [m.p for m in again.modules() if isinstance(m, torch.nn.Dropout)] == [
+        m.p for m in net.modules() if isinstance(m, torch.nn.Dropout)
+    ]
+
+
+@pytest.mark.parametrize("wrong", [dict(size=18), dict(width=36), dict(heads=3)])
+def test_sizes_that_cannot_work_are_refused(wrong):
+    """Patches that do not fill the image, or heads whose numbers do not pair up on two axes: a sentence, at once."""
+    with pytest.raises(ValueError, match="multiple"):
+        small(**wrong)
+
+
+@pytest.mark.parametrize("bottleneck", [0, 8])
+def test_patch_embedding_is_a_matrix_product(bottleneck):
+    """Each patch by itself, its numbers in the order channel, row, column: one matrix, or two through r numbers.
+
+    1e-5: sums of 48 products in fp32.
+    """
+    embed, z = jit.PatchEmbed(4, 3, bottleneck, 32), normal(2, 3, 16, 16)
+    patches = F.unfold(z, 4, stride=4).transpose(1, 2)  # (2, 16 tokens, 48)
+    if bottleneck:
+        patches = patches @ embed.proj1.weight.flatten(1).T
+    expected = patches @ embed.proj2.weight.flatten(1).T + embed.proj2.bias
+    torch.testing.assert_close(embed(z), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_class_is_the_last_row_of_the_table():
+    """As in released checkpoints. Editing it changes images without class only; another row, those of its class."""
+    net, inputs = filled(), (normal(3, 3, 16, 16), torch.tensor([0.2, 0.5, 0.8]), torch.tensor([0, jit.NO_CLASS, 4]))
+    table = net.y_embedder["embedding_table"].weight
+    with torch.no_grad():
+        before = net(*inputs)
+        for row, image in ((5, 1), (0, 0), (4, 2)):
+            table[row] += 1
+            changed = (net(*inputs) - before).abs().amax((1, 2, 3)) > 1e-3  # rounding is 1e-6
+            assert changed.tolist() == [i == image for i in range(3)]
+            table[row] -= 1
 
 
 def test_dropout_in_the_middle_half_only():
     """H has 32 blocks: dropout 0.2 in blocks 8 to 23, at the attention's projection and inside the MLP."""
     with torch.device("meta"):
-        net = jit.JiT(jit.resolve(jit.Settings(model="H/16", size=256, classes=10)))
+        net = jit.JiT(**jit.MODELS["H"], size=256, patch=16, classes=10)
     rates = [(block.attn.dropout.p, block.mlp.dropout.p) for block in net.blocks]
     assert rates == [(0.0, 0.0)] * 8 + [(0.2, 0.2)] * 16 + [(0.0, 0.0)] * 8
-    block = jit.Block(small(), 0.5).train()
+    block = jit.Block(width=32, heads=2, dropout=0.5, qk_norm=True).train()
     with torch.no_grad():
         for part, inputs in ((block.attn, (normal(1, 16, 32), None)), (block.mlp, (normal(1, 16, 32),))):
             assert not torch.equal(part(*inputs), part(*inputs))
@@ -435,66 +500,78 @@ def test_dropout_in_the_middle_half_only():
 # Training
 
 
-def blank(record, classes=5):
+def blank(record):
     """A stand-in for the network that puts out zeros and remembers what it was given."""
 
-    def net(z, t, y, return_logits=False):
+    def net(z, t, y):
         record.append((z, t, y))
-        return (torch.zeros_like(z), None) if return_logits else torch.zeros_like(z)
+        return torch.zeros_like(z)
 
     return net
 
 
 def test_tenth_of_the_labels_is_dropped():
-    """Guidance needs a field without class: label_drop of the labels become number s.classes, the others stay."""
-    s, record = small(label_drop=0.1), []
+    """Guidance needs a field without class: label_drop of the labels become NO_CLASS, the others stay."""
+    record, y = [], torch.arange(20_000) % 5
     torch.manual_seed(0)
-    y = torch.arange(20_000) % 5
-    jit.training_loss(blank(record), torch.zeros(20_000, 3, 2, 2), y, s)
+    jit.training_loss(blank(record), torch.zeros(20_000, 3, 2, 2), y, jit.Flow())
     seen = record[0][2]
-    dropped = seen == 5
+    dropped = seen == -1
     assert torch.equal(seen[~dropped], y[~dropped])
     assert math.isclose(dropped.float().mean(), 0.1, abs_tol=0.009)  # 4 sigma of 20,000 draws
-    jit.training_loss(blank(record), torch.zeros(20_000, 3, 2, 2), y, small(label_drop=0.0))
+    jit.training_loss(blank(record), torch.zeros(20_000, 3, 2, 2), y, jit.Flow(label_drop=0.0))
     assert torch.equal(record[1][2], y)
 
 
 def test_noise_has_its_scale():
-    """noise_scale is the standard deviation of eps: seen in z, which at t near 0 is all noise. 512 px: 2, 64 px: 1."""
-    assert jit.resolve(jit.Settings(model="B/32", size=512)).noise_scale == 2
-    assert jit.resolve(jit.Settings(model="B/16", size=64)).noise_scale == 1
+    """noise_scale is the standard deviation of eps: seen in z, which at t near 0 is all noise."""
     record, y = [], torch.zeros(64, dtype=torch.long)
-    jit.training_loss(blank(record), torch.zeros(64, 3, 16, 16), y, small(noise_scale=2.0))
+    torch.manual_seed(0)
+    jit.training_loss(blank(record), torch.zeros(64, 3, 16, 16), y, FLOW)
     z, t, _ = record[0]
     assert math.isclose((z / (1 - t.view(-1, 1, 1, 1))).std(), 2, rel_tol=0.02)
 
 
-def test_classification_loss_of_table_11():
-    """The blocks before the head must find the class, not be told it; the loss gains lambda / (numbers) * CE."""
-    s = small(cls_loss=100.0, label_drop=0.5)
-    net, z, t = filled(s), normal(3, 3, 16, 16), torch.tensor([0.2, 0.5, 0.8])
-    with torch.no_grad():
-        out1, logits1 = net(z, t, torch.tensor([0, 1, 2]), return_logits=True)
-        out2, logits2 = net(z, t, torch.tensor([3, 4, 5]), return_logits=True)
-    assert torch.equal(logits1, logits2) and logits1.shape == (3, 5)
-    assert (out1 - out2).abs().amax((1, 2, 3)).min() > 1e-2
-    kept = []
-    net.cls_head.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    y = torch.tensor([0, 3, 1])
-    total, flow, _ = jit.training_loss(net, z, y, s)
-    entropy = sum(-kept[0][i].log_softmax(0)[y[i]] for i in range(3)) / 3  # the true class, dropped or not
-    torch.testing.assert_close(total, flow.mean() + 100 / 768 * entropy, atol=1e-4, rtol=1e-5)
+@pytest.mark.parametrize("flags, scale", [("--size 512", 2), ("--size 64", 1), ("--size 512 --noise-scale 3", 3)])
+def test_noise_grows_with_the_image(flags, scale, monkeypatch, tmp_path):
+    """Neighbouring pixels of a large image agree, so it takes more noise to hide it: 512 px 2, at most 256 px 1."""
+    flows = []
+    monkeypatch.setattr(jit, "train", lambda net, flow, **others: flows.append(flow))
+    monkeypatch.setattr(jit.signal, "signal", lambda *handler: None)
+    assert jit.main(f"train --model Ti/32 --device cpu --out {tmp_path} {flags}".split()) == 0
+    assert flows[0].noise_scale == scale
 
 
-def test_without_the_classification_loss_all_blocks_know_the_class():
-    """Only Table 11 hides it: else the first block's modulation depends on the class."""
-    net, given = filled(small()), []
-    net.blocks[0].register_forward_pre_hook(lambda _, inputs: given.append(inputs[1]))
+def test_loss_reads_flow_as_conversions_do():
+    """Each field of Flow reaches the loss: with the same draws, training_loss is flow_loss of these arguments."""
+    flow = jit.Flow(pred="x", loss="eps", mu=0.5, sigma=0.3, t_law="logit-normal", noise_scale=3.0, t_clip=0.4)
+    record, x = [], normal(16, 3, 4, 4)
+    torch.manual_seed(0)
+    loss, t = jit.training_loss(blank(record), x, torch.zeros(16, dtype=torch.long), flow)
+    torch.manual_seed(0)
+    assert torch.equal(t, jit.sample_t(16, 0.5, 0.3)) and t.max() > 0.6  # some beyond the clip
+    eps = 3 * torch.randn_like(x)
+    assert torch.equal(record[0][0], jit.interpolate(x, eps, t)) and torch.equal(record[0][1], t)
+    torch.testing.assert_close(loss, jit.flow_loss(torch.zeros_like(x), x, eps, t, "x", "eps", 0.4))
+    torch.manual_seed(0)
+    _, t = jit.training_loss(blank(record), x, torch.zeros(16, dtype=torch.long), jit.Flow(t_law="uniform"))
+    torch.manual_seed(0)
+    assert torch.equal(t, torch.rand(16))
+
+
+def test_all_blocks_know_class_and_time():
+    """What modulates each block and the last layer is the time's embedding plus the class's: both in full."""
+    net, given = filled(), []
+    for module in [*net.blocks, net.final_layer]:
+        module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[1].flatten()))
+    table, time = net.y_embedder["embedding_table"].weight, net.t_embedder["mlp"]
     with torch.no_grad():
-        for y in (0, 1):
-            net(normal(1, 3, 16, 16), torch.tensor([0.4]), torch.tensor([y]))
-    table = net.state_dict()["y_embedder.embedding_table.weight"]
-    torch.testing.assert_close((given[1] - given[0]).flatten(), table[1] - table[0], atol=1e-5, rtol=0)
+        net(normal(1, 3, 16, 16), torch.tensor([0.4]), torch.tensor([1]))
+        angles = [0.4 / 10000 ** (i / 128) for i in range(128)]
+        features = torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
+        for c in given:
+            torch.testing.assert_close(c, time(features) + table[1], atol=1e-5, rtol=1e-5)
+    assert len(given) == 7
 
 
 def test_average_of_weights():
@@ -572,98 +649,118 @@ def test_path_tells_where_the_tangent_leads():
     assert torch.equal(path[-1][1], path[-1][2])
 
 
-def separate(net, z, t, y, s, w):
+def separate(net, z, t, y, w):
     """Guidance as the paper writes it: two forwards, v_none + w (v_class - v_none), for an x-predictor."""
     time = torch.full((len(z),), t)
-    v_class, v_none = ((net(z, time, labels) - z) / max(1 - t, 0.05) for labels in (y, torch.full_like(y, s.classes)))
+    v_class, v_none = ((net(z, time, labels) - z) / max(1 - t, 0.05) for labels in (y, torch.full_like(y, -1)))
     return v_none + w * (v_class - v_none)
 
 
 @pytest.mark.parametrize("t, w", [(0.05, 1), (0.1, 1), (0.11, 2.5), (0.89, 2.5), (0.9, 1), (0.99, 1)])
 def test_guided_velocity_equals_two_forwards(t, w):
     """Both halves in one forward, inside the open interval (0.1, 0.9); outside, w = 1: the field of the class alone."""
-    s = small()
-    net, z, y = filled(s), normal(3, 3, 16, 16), torch.tensor([0, 4, 2])
-    velocity = jit.guided_velocity(net, y, s, jit.Sampling(cfg=2.5, interval=(0.1, 0.9)))
+    net, z, y = filled(), normal(3, 3, 16, 16), torch.tensor([0, 4, 2])
+    velocity = jit.guided_velocity(net, y, FLOW, cfg=2.5, interval=(0.1, 0.9))
     with torch.no_grad():
-        expected = separate(net, z, t, y, s, w)
+        expected = separate(net, z, t, y, w)
         torch.testing.assert_close(velocity(z, t), expected, atol=1e-3, rtol=1e-3)  # fp32, times 2.5 / (1 - t)
 
 
 def test_guidance_costs_what_it_must():
     """No unconditional forward where w = 1, and both halves in one: batch sizes, labels and number of all forwards."""
 
-    def sizes(s, cfg, interval, times):
+    def labels(cfg, interval, times):
         record = []
-        velocity = jit.guided_velocity(blank(record), torch.tensor([1, 0]), s, jit.Sampling(cfg=cfg, interval=interval))
+        velocity = jit.guided_velocity(blank(record), torch.tensor([1, 0]), FLOW, cfg, interval)
         for t in times:
             velocity(torch.zeros(2, 3, 4, 4), t)
         return [y.tolist() for _, _, y in record]
 
-    one, both = [1, 0], [1, 0, 5, 5]
-    assert sizes(small(), 2.0, (0.1, 1.0), [0.0, 0.1, 0.5, 0.99]) == [one, one, both, both]
-    assert sizes(small(), 1.0, (0.0, 1.0), [0.0, 0.5]) == [one, one]
-    assert sizes(small(), 2.0, (0.0, 0.7), [0.0, 0.7, 0.71]) == [both, one, one]  # lower end 0: t = 0 is inside
-    assert sizes(small(), 0.0, (0.0, 1.0), [0.5]) == [both]
-    for classes in (0, 1):  # there is nothing to guide towards
-        assert sizes(small(classes=classes), 2.0, (0.0, 1.0), [0.5]) == [one]
+    one, both = [1, 0], [1, 0, -1, -1]
+    assert labels(2.0, (0.1, 1.0), [0.0, 0.1, 0.5, 0.99]) == [one, one, both, both]
+    assert labels(1.0, (0.0, 1.0), [0.0, 0.5]) == [one, one]
+    assert labels(2.0, (0.0, 0.7), [0.0, 0.7, 0.71]) == [both, one, one]  # lower end 0: t = 0 is inside
+    assert labels(0.0, (0.0, 1.0), [0.5]) == [both]
+    record, y = [], torch.zeros(2, dtype=torch.long)
+    list(jit.sample_images(blank(record), y, FLOW, (3, 4, 4), cfg=2.0, interval=(0.0, 1.0)))
+    assert len(record) == 99 and all(len(y) == 4 for _, _, y in record)
+    record.clear()
+    list(jit.sample_images(blank(record), y, FLOW, (3, 4, 4), cfg=1.0, sampling_steps=7, solver="euler"))
+    assert len(record) == 7
+
+
+@pytest.mark.parametrize("classes, count", [(0, 99), (1, 99), (2, 99 + 88)])
+def test_one_class_is_nothing_to_guide_towards(classes, count, monkeypatch):
+    """`sample` and `eval` leave the field without class alone, where the class tells nothing: half the time."""
     record = []
-    y = torch.zeros(2, dtype=torch.long)
-    list(jit.denoise(blank(record), y, small(), jit.Sampling(cfg=2.0, interval=(0.0, 1.0))))
-    assert len(record) == 99 and all(len(labels) == 4 for _, _, labels in record)
+    net = blank(record)
+    net.classes, net.shape, net.pos_embed = classes, (3, 4, 4), torch.zeros(1)
+    monkeypatch.setattr(jit, "load_run", lambda *given: (net, FLOW, dict(names=[])))
+    *_, batches = jit.open_run(jit.parse_flags("sample RUN --n 1 --device cpu".split()))
+    list(batches)
+    assert sum(len(z) for z, _, _ in record) == count  # 88 evaluations lie inside (0.1, 1)
 
 
-@pytest.mark.parametrize("pred, precond", [(pred, "none") for pred in PREDS] + [("x", "linear"), ("x", "edm")])
-def test_sampler_reads_the_output_as_the_loss_does(pred, precond):
-    """A perfect network for one image x draws that image from any noise, whatever it predicts; so do both solvers."""
-    s, sampling = small(pred=pred, precond=precond), jit.Sampling(steps=20, t_clip=1e-6, cfg=3.0)
-    x = normal(2, 3, 16, 16, seed=5).clamp(-1, 1)
+@pytest.mark.parametrize("pred", PREDS)
+def test_sampler_reads_the_output_as_the_loss_does(pred):
+    """A perfect network for one image x draws that image from any noise, whatever it predicts."""
+    flow, y = jit.Flow(pred=pred, t_clip=1e-6), torch.tensor([0, 1])
+    x, noise = normal(2, 3, 16, 16, seed=5).clamp(-1, 1), normal(2, 3, 16, 16, seed=6)
 
     def perfect(z, t, y):
         image, time = x.repeat(len(z) // 2, 1, 1, 1), t.view(-1, 1, 1, 1)
         eps = (z - time * image) / (1 - time)
-        if precond == "linear":
-            return (image - time * z) / (1 - time)
-        if precond == "edm":
-            variance = (time / 2) ** 2 + (1 - time) ** 2
-            return (image - time / 4 / variance * z) / ((1 - time) / 2 / variance.sqrt())
         return {"x": image, "eps": eps, "v": image - eps}[pred]
 
-    *_, (_, first, _), (_, end, _) = jit.denoise(perfect, torch.tensor([0, 1]), s, sampling)
-    if pred == "eps":  # z - eps over t: v at t = 0 is lost by the clip, and the path starts elsewhere
-        velocity = jit.guided_velocity(perfect, torch.tensor([0, 1]), s, sampling)
-        v = velocity(jit.interpolate(x, first, torch.tensor([0.4, 0.4])), 0.4)
-        torch.testing.assert_close(v, x - first, atol=1e-4, rtol=0)
+    velocity = jit.guided_velocity(perfect, y, flow, cfg=3.0)
+    if pred == "eps":  # (z - eps) / t: at t = 0 v is lost by the clip, and the path starts elsewhere
+        v = velocity(jit.interpolate(x, noise, torch.tensor([0.4, 0.4])), 0.4)
+        torch.testing.assert_close(v, x - noise, atol=1e-4, rtol=0)
     else:
+        *_, (_, end, _) = jit.integrate(velocity, noise, 20)
         torch.testing.assert_close(end, x, atol=1e-4, rtol=0)  # fp32 over 39 evaluations
 
 
 def test_clip_leaves_noise_as_the_official_sampler():
-    """FACTS: clipped at 0.05, Heun-50 leaves 1.7% of the noise even for a perfect network; --t-clip mends it."""
-    for clip, left in ((None, 0.017), (1e-6, 0.0)):
-        path = list(jit.denoise(blank([]), torch.tensor([0]), small(), jit.Sampling(t_clip=clip, cfg=1.0)))
-        ratio = path[-1][1].norm() / path[0][1].norm()  # the image is 0
-        assert math.isclose(ratio, left, abs_tol=5e-4)
+    """FACTS: clipped at 0.05, Heun-50 leaves 1.7% of the noise even for a perfect network; a small t_clip mends it."""
+    for flow, left in ((jit.Flow(), 0.017), (jit.Flow(t_clip=1e-6), 0.0)):
+        velocity = jit.guided_velocity(blank([]), torch.tensor([0]), flow, cfg=1.0)
+        noise = normal(1, 3, 16, 16)
+        *_, (_, end, _) = jit.integrate(velocity, noise)
+        assert math.isclose(end.norm() / noise.norm(), left, abs_tol=5e-4)  # the image is 0
 
 
 def test_image_depends_on_its_number_and_seed_only():
     """Image i is the same whatever the batch size and the number of images; another seed gives another."""
-    s = small()
-    net, y = filled(s), torch.arange(7) % 5
+    net, y = filled(), torch.arange(7) % 5
 
     def draw(n, **options):
-        return torch.cat(list(jit.sample_images(net, y[:n], s, jit.Sampling(steps=3, **options)))).int()
+        return torch.cat(list(jit.sample_images(net, y[:n], FLOW, net.shape, sampling_steps=3, **options))).int()
 
     together, apart, fewer = draw(7, batch_size=7), draw(7, batch_size=3), draw(4, batch_size=2)
     assert together.shape == (7, 3, 16, 16)
     assert (together - apart).abs().max() <= 1  # a sum in another order may round to the next grey level
     assert (together[:4] - fewer).abs().max() <= 1
     assert (draw(1, batch_size=1, seed=1) - together[:1]).abs().float().mean() > 5
-    noise = [z for t, z, _ in jit.denoise(net, y, s, jit.Sampling(steps=1)) if t == 0][0]
-    later = [z for t, z, _ in jit.denoise(net, y[4:], s, jit.Sampling(steps=1), first=4) if t == 0][0]
-    assert torch.equal(noise[4:], later)
+
+
+def test_noise_of_an_image_is_its_own():
+    """N(0, 1) for each (seed, number), the same in any batch: also image 4 of a batch that starts with it."""
+    noise = jit.image_noise((3, 16, 16), 0, range(7))
+    assert torch.equal(jit.image_noise((3, 16, 16), 0, range(4, 6)), noise[4:6])
     assert not any(torch.equal(noise[i], noise[j]) for i in range(7) for j in range(i))
-    assert math.isclose(noise.std(), s.noise_scale, rel_tol=0.05)
+    assert not torch.equal(jit.image_noise((3, 16, 16), 1, range(7)), noise)
+    assert abs(noise.mean()) < 0.06 and math.isclose(noise.std(), 1, abs_tol=0.04)  # 4 sigma of 5,376 draws
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_sampling_starts_from_scaled_noise(scale):
+    """What the network sees first, at t = 0, is noise_scale times the noise of the images; batches go on counting."""
+    record, y = [], torch.zeros(3, dtype=torch.long)
+    sizes = [len(x) for x in jit.sample_images(blank(record), y, jit.Flow(noise_scale=scale), (1, 2, 2), batch_size=2,
+                                               sampling_steps=1)]  # fmt: skip
+    assert sizes == [2, 1]
+    assert torch.equal(torch.cat([z for z, _, _ in record]), scale * jit.image_noise((1, 2, 2), 0, range(3)))
 
 
 def test_seeds_do_not_repeat():
@@ -682,13 +779,83 @@ def test_images_are_rounded_and_clipped_at_the_end():
 def test_small_steps_of_training_help():
     """A network, loss, gradient and optimiser that fit together learn one image in 60 steps: the loss falls by half."""
     torch.manual_seed(0)
-    s = small(label_drop=0.0, depth=2, context_start=1)
-    net, x = jit.JiT(s).train(), normal(1, 3, 16, 16).clamp(-1, 1).expand(16, -1, -1, -1)
+    net, x = small(depth=2, context_start=1), normal(1, 3, 16, 16).clamp(-1, 1).expand(16, -1, -1, -1)
     optimizer, losses = torch.optim.AdamW(net.parameters(), 5e-3), []
     for _ in range(60):
-        loss = jit.training_loss(net, x, torch.zeros(16, dtype=torch.long), s)[0]
+        loss, _ = jit.training_loss(net, x, torch.zeros(16, dtype=torch.long), jit.Flow(noise_scale=2.0, label_drop=0))
         optimizer.zero_grad()
-        loss.backward()
+        loss.mean().backward()
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss.mean().item())
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+# The file itself
+
+
+EXAMPLE = """
+import torch
+from jit import MODELS, Flow, JiT, sample_images, training_loss
+
+net = JiT(**MODELS["Ti"], size=64, patch=16, classes=10)
+flow = Flow(pred="x", loss="v")
+optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
+x, y = torch.rand(32, 3, 64, 64) * 2 - 1, torch.randint(10, (32,))  # your images, in [-1, 1]
+loss, t = training_loss(net, x, y, flow)
+loss.mean().backward()
+optimizer.step()
+classes = torch.arange(10)
+images = torch.cat(list(sample_images(net.eval(), classes, flow, net.shape, sampling_steps=5)))
+"""
+
+
+def test_example_of_the_readme_runs():
+    """The README's first example (or the one above, until it has one): a network, a training step, images."""
+    blocks = re.findall("^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    names = {}
+    exec(next((block for block in blocks if "from jit import" in block), EXAMPLE), names)
+    net, images = names["net"], names["images"]
+    assert images.dtype == torch.uint8 and images.shape[1:] == net.shape
+    assert names["loss"].mean().isfinite()
+    assert net.final_layer.linear.weight.abs().max() > 0  # it was 0: a step was made
+
+
+def test_file_can_be_read_in_a_sitting():
+    """The method first and narrow, then the engineering; short functions, one statement a line: what it promises."""
+    text = (ROOT / "jit.py").read_text()
+    lines = text.splitlines()
+    method = next(i for i, line in enumerate(lines) if "That was the method" in line)
+    assert len(lines) <= 1250 and len(text.encode()) <= 68_000 and method < 470
+    assert next(i for i, line in enumerate(lines) if line.startswith("def interpolate")) < 85
+    widths = sorted(map(len, lines))
+    assert widths[-1] <= 120 and max(map(len, lines[:method])) <= 100
+    assert statistics.median(widths) <= 58 and widths[int(0.9 * len(widths))] <= 110
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    length = {node: node.end_lineno - node.lineno + 1 for node in functions}
+    assert all(n <= (80 if node.name == "train" else 35) for node, n in length.items())
+    assert statistics.median(length.values()) <= 10
+    assert len((ROOT / "toy_manifold.py").read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("name", ["jit.py", "toy_manifold.py"])
+def test_one_statement_a_line(name):
+    """No semicolons, which would hide lines from the budget above, and no line beyond 120."""
+    text = (ROOT / name).read_text()
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    assert not [token.start for token in tokens if token.type == tokenize.OP and token.string == ";"]
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_import_does_nothing(monkeypatch, capsys):
+    """A notebook may import jit.py: imports at the top, then definitions; no flag is read, nothing is printed."""
+    _, *body = ast.parse((ROOT / "jit.py").read_text()).body  # after the docstring
+    kinds = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in body]
+    everywhere = [node for node in ast.walk(ast.Module(body, [])) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert kinds == sorted(kinds, reverse=True) and sum(kinds) == len(everywhere)
+    definitions = (ast.FunctionDef, ast.ClassDef, ast.Assign)
+    assert all(isinstance(node, definitions) for node in body[sum(kinds) : -1])
+    monkeypatch.setattr(sys, "argv", ["notebook", "--no-such-flag"])
+    spec = importlib.util.spec_from_file_location("jit_again", ROOT / "jit.py")
+    monkeypatch.setitem(sys.modules, "jit_again", importlib.util.module_from_spec(spec))  # dataclasses look there
+    spec.loader.exec_module(sys.modules["jit_again"])
+    assert capsys.readouterr() == ("", "")
