@@ -55,11 +55,6 @@ def statistics(batches):
     return mean, covariance
 
 
-def random_feature_distance(images, others):
-    """rfd of uint8 images (n, C, H, W) and others."""
-    return jit.frechet_distance(*statistics([images]), *statistics([others]))
-
-
 def measure(args):
     """The line of JSON."""
     device, reference = jit.choose_device(args.device), args.reference
