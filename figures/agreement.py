@@ -7,24 +7,26 @@ trained on noise, flat colour, blends, halves of two shapes, shuffled patches an
 picture is not right by chance in one case out of ten.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
+import common
 import torch
 import torch.nn.functional as F
+from common import ROOT, jit
 from torch import nn
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import jit  # noqa: E402
-
-WEIGHTS = Path("runs/agreement.pt")
 NONE = len(jit.SHAPES)
 SIZE = 64
 
 
+def weights_path():
+    """Where the classifier is kept; one that has learned other shapes is not found there."""
+    return ROOT / "runs" / f"agreement-{common.version_of_shapes()}.pt"
+
+
 def make_classifier():
+    """Four convolutions, each halves the side, and a linear layer: (B, 3, 64, 64) to scores (B, 11)."""
     layers, widths = [], [3, 24, 48, 96, 128]
     for before, after in zip(widths, widths[1:]):
         layers += [nn.Conv2d(before, after, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
@@ -72,6 +74,7 @@ def broken(n):
 
 
 def train(steps=1200, n=64, seed=0):
+    """A classifier, trained on n good pictures a step, and half as many broken ones."""
     torch.manual_seed(seed)
     net = make_classifier()
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
@@ -91,11 +94,13 @@ def train(steps=1200, n=64, seed=0):
 
 def load_classifier():
     """The classifier of an earlier call, else a new one."""
-    if not WEIGHTS.exists():
-        WEIGHTS.parent.mkdir(exist_ok=True)
-        jit.write_whole(WEIGHTS, lambda path: torch.save(train().state_dict(), path))
+    path = weights_path()
+    if not path.exists():
+        jit.make_folder(path.parent)
+        state = train().state_dict()
+        jit.write_whole(path, lambda path: torch.save(state, path))
     net = make_classifier()
-    net.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    net.load_state_dict(torch.load(path, weights_only=True))
     return net.eval()
 
 
@@ -114,28 +119,40 @@ def report_on_itself(net):
     print(f"held-out broken pictures: {(classify(broken(2000), net) == NONE).float().mean():.3f} none")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run on shapes")
-    parser.add_argument("--n", type=int, default=500)
-    parser.add_argument("--cfg", type=float, default=2.0)
-    parser.add_argument("--weights", default="ema1")
-    args = parser.parse_args()
-    net = load_classifier()
-    report_on_itself(net)
-    device = jit.choose_device("auto")
-    model, s, names = jit.load_run(args.run, args.weights, device)
-    y = jit.pick_classes(args.n, "", s, names).to(device)
-    sampling = jit.Sampling(n=args.n, cfg=args.cfg)
-    batches = tqdm(jit.sample_images(model, y, s, sampling), "sampling", -(-args.n // sampling.batch_size))
-    images = torch.cat([batch.cpu() for batch in batches]).float() / 127.5 - 1
-    found = classify(images, net)
+def report(found, y, names):
+    """A line for each class: the share of its samples that are right, and what the others are taken for."""
     for number, name in enumerate(names):
-        mine = found[y.cpu() == number]
-        others = [names[i] if i < NONE else "none" for i in mine[mine != number].tolist()]
-        print(f"{name:10} {(mine == number).float().mean():.2f}  taken for: {', '.join(sorted(set(others))) or '-'}")
-    print(f"agreement of {args.n} samples (cfg {args.cfg:g}, {args.weights}): {(found == y.cpu()).float().mean():.3f}")
+        mine = found[y == number]
+        others = {[*names, "none"][i] for i in mine[mine != number].tolist()}
+        print(f"{name:10} {(mine == number).float().mean():.2f}  taken for: {', '.join(sorted(others)) or '-'}")
+
+
+def measure(args):
+    """Draw, ask, report."""
+    device = jit.choose_device("auto")
+    net, flow, config = jit.load_run(args.run, args.weights, device)  # a mistake shows before minutes of training
+    jit.check(config["names"] == jit.SHAPES, f"{args.run} is no run on the built-in shapes.")
+    classifier = load_classifier()
+    report_on_itself(classifier)
+    y, _ = jit.pick_classes(args.n, net.classes)
+    batches = jit.sample_images(net, y.to(device), flow, net.shape, cfg=args.cfg)
+    images = torch.cat([batch.cpu() for batch in tqdm(batches, "sampling", -(-args.n // 50))]).float() / 127.5 - 1
+    found = classify(images, classifier)
+    report(found, y, jit.SHAPES)
+    print(f"agreement of {args.n} samples (cfg {args.cfg:g}, {args.weights}): {(found == y).float().mean():.3f}")
+
+
+def main(words=None):
+    parser = common.Parser(__doc__, prog="agreement.py")
+    parser.add_argument("run", help="a run on shapes")
+    parser.add_argument("--n", type=int, default=500, help="number of samples (default: 500)")
+    parser.add_argument("--cfg", type=float, default=2.0, help="weight of guidance (default: 2)")
+    parser.add_argument("--weights", default="ema1", choices=jit.WEIGHTS, help="(default: ema1)")
+    args = parser.parse_args(words)
+    if args.n < 1:
+        parser.error("--n must be 1 at least")
+    return common.exit_code("agreement.py", lambda: measure(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

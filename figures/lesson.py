@@ -2,6 +2,7 @@
 
     python figures/lesson.py                          the first four: 5 s on a CPU
     python figures/lesson.py runs/shapes-Ti-16-x      all: 20 s
+    python figures/lesson.py runs/photos-Ti-16-x      a run on other data: the last three, into its own folder
 
 flow.png              following the exact mean velocity carries noise to data
 manifold.png          x lies on a low-dimensional manifold, eps and v do not (paper Figure 1)
@@ -11,24 +12,18 @@ samples.png           four samples of each class of the run
 denoising.png, .gif   from noise to image: z above x_pred
 """
 
-import argparse
+import functools
 import math
 import sys
 from pathlib import Path
 
 import torch
+from common import EPS, GREEN, GREY, INK, PALE, PINK, ROOT, SKY, Parser, V, X, exit_code, jit, save_figure
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
+from PIL import Image, ImageDraw, ImageOps
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-import jit  # noqa: E402
-
-# Colour-blind safe (Okabe and Ito). The first three mean x, eps and v or their predictions, nothing else.
-X, EPS, V = "#0072B2", "#D55E00", "#E69F00"
-GREEN, SKY, PINK = "#009E73", "#56B4E9", "#CC79A7"
 PALE_GREEN, PALE_SKY, PALE_PINK = "#DDF1EB", "#DDF0FA", "#F5E3EE"
-INK, GREY, PALE = "#222222", "#666666", "#F2F2F2"
 WIDTH, DPI = 8.3, 150  # inches; dots an inch. A README shows 830 pixels, so 10 pt are 14 pixels there
 
 
@@ -436,6 +431,52 @@ def draw_t_distribution():
     return figure
 
 
+# ---- samples.png, denoising.png, denoising.gif, of a run ------------------------------------------------------
+
+
+def draw_strip(states, path):
+    """z above x_pred at ten times, of each image. states: (t, z, x_pred) from jit.integrate."""
+    shown = [states[i * (len(states) - 1) // 9] for i in range(10)]
+    images, captions = [], []
+    for i in range(len(shown[0][1])):
+        images += [z[i] for _, z, _ in shown] + [x_pred[i] for _, _, x_pred in shown]
+        captions += [f"{name} t = {t:.2f}" for name in ("z", "x_pred") for t, _, _ in shown]
+    jit.draw_sheet(path, jit.to_uint8(torch.stack(images)), captions)
+
+
+def draw_frame(t, z, x_pred):
+    """All z at time t above their x_pred, enlarged to a side of 96 at least, as a PIL image."""
+    top, bottom = (torch.cat(list(jit.to_uint8(images)), dim=2) for images in (z, x_pred))  # (C, H, n W)
+    pixels = torch.cat([top, bottom], dim=1).expand(3, -1, -1)  # (3, 2 H, n W)
+    zoom = math.ceil(96 / z.shape[-1])
+    array = pixels.permute(1, 2, 0).cpu().numpy().repeat(zoom, 0).repeat(zoom, 1)
+    frame = ImageOps.expand(Image.fromarray(array), (2, 18, 2, 2), fill="white")
+    ImageDraw.Draw(frame).text((3, 3), f"t = {t:.2f}: z above x_pred", fill="black")
+    return frame
+
+
+def draw_animation(states, path):
+    """A frame for each time, the last one stays for two seconds."""
+    frames = [draw_frame(*state) for state in states]
+    pauses = [80] * (len(frames) - 1) + [2000]  # milliseconds
+    settings = dict(format="GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0)
+    jit.write_whole(path, functools.partial(frames[0].save, **settings))
+
+
+def draw_run(net, flow, names, folder):
+    """Samples of each class, and the way to two of them: a star and a heart, if it knows these."""
+    device, cfg = net.pos_embed.device, 2.0 if net.classes > 1 else 1.0
+    y, captions = jit.pick_classes(40, net.classes, names)
+    images = torch.cat(list(jit.sample_images(net, y.to(device), flow, net.shape, cfg=cfg)))
+    y, _ = jit.pick_classes(2, net.classes, names, "star,heart" if names == jit.SHAPES else "")
+    velocity = jit.guided_velocity(net, y.to(device), flow, cfg)
+    noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(2)).to(device)
+    states = list(jit.integrate(velocity, noise, steps=20))
+    jit.draw_sheet(folder / "samples.png", images, captions)
+    draw_strip(states, folder / "denoising.png")
+    draw_animation(states, folder / "denoising.gif")
+
+
 # ---- All ---------------------------------------------------------------------------------------------------
 
 PICTURES = {"flow": draw_flow, "manifold": draw_manifold, "architecture": draw_architecture,
@@ -445,36 +486,32 @@ PICTURES = {"flow": draw_flow, "manifold": draw_manifold, "architecture": draw_a
 def draw_lesson(folder):
     """The pictures that need no trained network."""
     for name, draw in PICTURES.items():
-        draw().savefig(folder / f"{name}.png", dpi=DPI)
+        save_figure(draw(), folder / f"{name}.png", DPI)
 
 
-def draw_run(run, folder):
-    """The pictures of a run on the built-in shapes."""
-    device = jit.choose_device("auto")
-    net, s, names = jit.load_run(run, "ema1", device)
-    y = jit.pick_classes(40, "", s, names).to(device)
-    pixels = torch.cat(list(jit.sample_images(net, y, s, jit.Sampling())))
-    jit.save_sheet(folder / "samples.png", pixels, y, names)
-    chosen = jit.pick_classes(2, "star,heart", s, names).to(device)
-    jit.draw_trajectory(net, chosen, s, jit.Sampling(steps=20), folder)
-    (folder / "trajectory.png").replace(folder / "denoising.png")
-    (folder / "trajectory.gif").replace(folder / "denoising.gif")
-
-
-def main(argv=None):
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("run", nargs="?", type=Path, help="folder of a run on the shapes, or its checkpoint")
-    parser.add_argument("--out", type=Path, default=ROOT / "figures", help="folder for the pictures")
-    args = parser.parse_args(argv)
-    if args.run and not (args.run / "checkpoint-last.pth").is_file() and not args.run.is_file():
-        parser.exit(2, f"lesson.py: {args.run} has no checkpoint-last.pth; python jit.py train makes one.\n")
-    if args.run:
-        draw_run(args.run, args.out)  # first: if it fails, nothing has been overwritten
-    draw_lesson(args.out)
-    if not args.run:
+def draw_all(run, out):
+    """The lesson, and the pictures of a run on the shapes. Those of other data go to its own folder."""
+    if not run:
+        draw_lesson(jit.make_folder(out or ROOT / "figures"))
         print("Name a run to draw samples and denoising, too: python figures/lesson.py runs/shapes-Ti-16-x")
+        return
+    net, flow, config = jit.load_run(run, "ema1", jit.choose_device("auto"))
+    names, of_lesson = config["names"], config["data"] == "shapes"
+    own = run if run.is_dir() else run.parent
+    folder = jit.make_folder(out or (ROOT / "figures" if of_lesson else own))
+    draw_run(net, flow, names, folder)  # first: if it fails, nothing has been overwritten
+    if of_lesson:
+        draw_lesson(folder)
+    print(f"{folder / 'samples.png'}, denoising.png and denoising.gif")
+
+
+def main(words=None):
+    parser = Parser(__doc__, prog="lesson.py")
+    parser.add_argument("run", nargs="?", type=Path, help="folder of a run, or its checkpoint")
+    parser.add_argument("--out", type=Path, help="folder for the pictures (default: figures/, or that of the run)")
+    args = parser.parse_args(words)
+    return exit_code("lesson.py", lambda: draw_all(args.run, args.out))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,8 @@
-"""Tests of figures/ablations.py; each says what it protects. A few seconds."""
+"""Tests of figures/ablations.py and of the networks in figures/variants.py; each says what it protects."""
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -8,94 +10,383 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "figures")]
 import ablations  # noqa: E402
+import common  # noqa: E402
+import variants  # noqa: E402
+
 import jit  # noqa: E402
+
+SMALL = dict(size=16, patch=4, classes=5, depth=3, width=32, heads=2, bottleneck=8, context_tokens=2, context_start=1)
+NETWORKS = {
+    "edm": lambda: variants.Preconditioned("edm", **SMALL),
+    "gated": lambda: variants.Gated(**SMALL),
+    "layer norm": lambda: variants.LayerNormGelu(**SMALL),
+    "classifying": lambda: variants.Classifying(**SMALL),
+}
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(net, seed=0):
+    """The network with nothing left at 0, so that each part has a say."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in net.parameters():
+        if p.requires_grad:
+            p.data += 0.2 * torch.randn(p.shape, generator=generator)
+    return net.eval()
+
 
 def flags(tmp_path, *words):
     return ablations.parse_flags([*words, "--runs", str(tmp_path), "--figures", str(tmp_path)])
 
+
+# ---- The networks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["linear", "edm"])
+def test_preconditioning_is_the_formula_of_table_10(kind):
+    """c_skip z + c_out net with the paper's coefficients, where they can be computed as printed: 0 < t < 1."""
+    net = filled(variants.Preconditioned(kind, **SMALL))
+    z, y = normal(5, 3, 16, 16), torch.arange(5)
+    t = torch.tensor([0.01, 0.3, 0.5, 0.9, 0.99])
+    with torch.no_grad():
+        out, found = jit.JiT.forward(net, z, t, y), net(z, t, y)
+    for i, time in enumerate(t.tolist()):
+        sigma_t, sigma_d = (1 - time) / time, 0.5
+        c_skip = time if kind == "linear" else 1 / time * sigma_d**2 / (sigma_d**2 + sigma_t**2)
+        c_out = 1 - time if kind == "linear" else sigma_d * sigma_t / math.sqrt(sigma_d**2 + sigma_t**2)
+        torch.testing.assert_close(found[i], c_skip * z[i] + c_out * out[i], atol=1e-5, rtol=1e-5)
+
+
+def test_preconditioning_at_both_ends():
+    """At t = 1 the input is the image: c_skip 1, c_out 0. At t = 0 it is all noise: no 0 / 0."""
+    zero, one = torch.zeros(1), torch.ones(1)
+    for kind in ("linear", "edm"):
+        torch.testing.assert_close(variants.coefficients(one, kind), (one, zero))
+    torch.testing.assert_close(variants.coefficients(zero, "linear"), (zero, one))
+    torch.testing.assert_close(variants.coefficients(zero, "edm"), (zero, 0.5 * one))  # sigma_d
+
+
+def test_a_preconditioned_network_samples_the_image_it_predicts(monkeypatch):
+    """The sampler needs no switch: a network whose c_skip z + c_out net is one image x draws x from any noise."""
+    x = normal(1, 3, 16, 16, seed=5).clamp(-1, 1)
+    net = variants.Preconditioned("edm", **SMALL)
+
+    def needed(self, z, t, y):
+        c_skip, c_out = variants.coefficients(t.view(-1, 1, 1, 1), "edm")
+        return (x - c_skip * z) / c_out
+
+    monkeypatch.setattr(jit.JiT, "forward", needed)
+    velocity = jit.guided_velocity(net, torch.tensor([0, 1]), jit.Flow(t_clip=1e-6))
+    *_, (_, end, _) = jit.integrate(velocity, normal(2, 3, 16, 16), steps=20)
+    torch.testing.assert_close(end, x.expand(2, -1, -1, -1), atol=1e-4, rtol=0)  # fp32 over 39 evaluations
+
+
+class ExactGate(torch.nn.Module):
+    """1 / (1 - t), from the first of the 128 cosines and sines, those of t itself."""
+
+    def forward(self, features):
+        t = torch.atan2(features[:, 128], features[:, 0])
+        return (1 / (1 - t))[:, None]
+
+
+def test_gate_of_1_over_1_minus_t_leaves_x_to_the_network(monkeypatch):
+    """With that g, and x / (1 - t) as the network's part, v = x - eps comes out; a gated eps has the other sign."""
+    x, eps, t = normal(4, 3, 16, 16, seed=1), normal(4, 3, 16, 16, seed=2), torch.tensor([0.0, 0.2, 0.5, 0.9])
+    z, y = jit.interpolate(x, eps, t), torch.zeros(4, dtype=torch.long)
+    net = variants.Gated(**SMALL)
+    net.gate = ExactGate()
+    monkeypatch.setattr(jit.JiT, "forward", lambda self, z, t, y: x / (1 - t.view(-1, 1, 1, 1)))
+    torch.testing.assert_close(net(z, t, y), x - eps, atol=1e-4, rtol=0)  # fp32, divided by .1
+    torch.testing.assert_close(net.g(t), 1 / (1 - t))
+
+
+def test_gate_starts_shut():
+    """At first there is none: the output is the plain network's."""
+    net = variants.Gated(**SMALL)
+    z, t, y = normal(3, 3, 16, 16), torch.tensor([0.1, 0.5, 0.9]), torch.arange(3)
+    assert net.g(t).tolist() == [0, 0, 0]
+    net.final_layer.linear.weight.data.normal_()
+    assert torch.equal(net(z, t, y), jit.JiT.forward(net, z, t, y))
+
+
+def test_layer_norm_and_gelu_are_everywhere():
+    """Table 4's first row: no SwiGLU, RMSNorm for qk-norm only; LayerNorms have no weights of their own."""
+    net = variants.LayerNormGelu(**SMALL | dict(dropout=0.2, depth=4))
+    kinds = [type(module).__name__ for module in net.modules()]
+    assert "SwiGLU" not in kinds and kinds.count("GELU") == 4 and kinds.count("LayerNorm") == 9
+    assert kinds.count("RMSNorm") == 8  # of queries and keys
+    assert [block.mlp[2].p for block in net.blocks] == [0, 0.2, 0.2, 0]
+    norm = net.blocks[0].norm1
+    assert not list(norm.parameters())
+    x = norm(3 + 2 * normal(4, 32))
+    torch.testing.assert_close(x.mean(-1), torch.zeros(4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(x.var(-1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
+
+
+def test_classification_loss_of_table_11():
+    """The blocks before the head must find the class, not be told it; the loss gains lambda / (numbers) * CE."""
+    net = filled(variants.Classifying(**SMALL))
+    z, t = normal(3, 3, 16, 16), torch.tensor([0.2, 0.5, 0.8])
+    with torch.no_grad():
+        out1, logits1 = net(z, t, torch.tensor([0, 1, 2]), return_logits=True)
+        out2, logits2 = net(z, t, torch.tensor([3, 4, -1]), return_logits=True)
+    assert torch.equal(logits1, logits2) and logits1.shape == (3, 5)
+    assert (out1 - out2).abs().amax((1, 2, 3)).min() > 1e-2
+    y, kept, flow = torch.tensor([0, 3, 1]), [], jit.Flow(label_drop=0.5)
+    net.head.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    torch.manual_seed(3)
+    plain, _ = jit.training_loss(net, z, y, flow)
+    torch.manual_seed(3)
+    loss, _ = variants.classifying_loss(100)(net, z, y, flow)
+    entropy = [-kept[1][i].log_softmax(0)[y[i]] for i in range(3)]  # of the true class, dropped or not
+    torch.testing.assert_close(loss, plain + 100 / 768 * torch.stack(entropy))
+
+
+def test_head_apart_from_its_blocks_changes_nothing():
+    """All other blocks do what jit.JiT's do: with equal embeddings of all classes the pictures are the same."""
+    net = filled(variants.Classifying(**SMALL))
+    table = net.y_embedder["embedding_table"].weight.data
+    table.zero_()
+    z, t, y = normal(3, 3, 16, 16), torch.tensor([0.2, 0.5, 0.8]), torch.arange(3)
+    with torch.no_grad():
+        torch.testing.assert_close(net(z, t, y), jit.JiT.forward(net, z, t, y), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_learns(name):
+    """Nothing of a network is left out of its forward pass."""
+    net = filled(NETWORKS[name]())
+    loss_function = variants.classifying_loss() if name == "classifying" else jit.training_loss
+    loss, _ = loss_function(net, normal(5, 3, 16, 16).clamp(-1, 1), torch.arange(5), jit.Flow(label_drop=0.0))
+    loss.mean().backward()
+    for parameter, p in net.named_parameters():
+        learns = p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0
+        assert learns != (parameter == "pos_embed"), parameter
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_run_of_such_a_network(name, tmp_path, monkeypatch):
+    """jit.train takes it as it is, goes on where it stopped; jit.py refuses to read it as a plain JiT."""
+    monkeypatch.setattr(jit, "draw_sheet", lambda *args: None)
+    monkeypatch.setattr(jit, "sample_images", lambda *args, **settings: [torch.zeros(1)])
+    loss_function = variants.classifying_loss() if name == "classifying" else jit.training_loss
+    monkeypatch.setitem(SMALL, "classes", 10)
+    data, settings = jit.Shapes(16), dict(batch_size=4, loss_function=loss_function)
+    for steps in (1, 2):
+        jit.train(NETWORKS[name](), jit.Flow(), data, tmp_path, steps=steps, **settings)
+    net, flow = variants.load_run(tmp_path, type(NETWORKS[name]()), weights="raw")
+    assert flow == jit.Flow() and net.shape == (3, 16, 16)
+    assert [line["step"] for line in common.read_log(tmp_path)] == [1, 2]
+    with pytest.raises(jit.Stop, match="does not fit a JiT"):
+        jit.load_run(tmp_path, "raw", "cpu")
+
+
+# ---- The studies -------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("scale", ablations.SCALES)
 @pytest.mark.parametrize("name", ablations.STUDIES)
 def test_studies_are_valid(name, scale, tmp_path):
-    """A typo in a table must not show after an hour of training: all settings are accepted."""
+    """A typo in a table must not show after an hour of training: all arguments are accepted, no cell is there twice."""
     args, cells = flags(tmp_path, name, "--scale", scale), ablations.STUDIES[name](ablations.SCALES[scale]).cells
     assert len({(cell.panel, cell.row, cell.column) for cell in cells}) == len(cells)
-    assert len({ablations.settings_of(cell, args).out + ablations.key_of(cell, args) for cell in cells}) == len(cells)
-    for cell in cells:
-        jit.check_lowest(ablations.sampling_of(cell, args))
+    runs = [ablations.run_of(cell, 0, args) for cell in cells]
+    assert len({f"{run.out} {ablations.key_of(cell, args)}" for run, cell in zip(runs, cells)}) == len(cells)
+    trains, samples = (ablations.inspect.signature(function) for function in (jit.train, jit.sample_images))
+    for run, cell in zip(runs, cells):
+        jit.Flow(**run.flow)
+        trains.bind(None, None, None, run.out, **run.recipe)
+        samples.bind(None, None, None, None, **ablations.sampling_of(cell, args))
 
-@pytest.mark.parametrize("scale", ablations.SCALES)
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
 def test_networks_build(scale, tmp_path):
-    """Every kind of network takes the images of its study; only as deep here as in-context tokens need."""
-    parts = "size patch bottleneck norm mlp rope qk_norm context_tokens".split()
-    runs = {out: s for name in ablations.STUDIES for out, (s, _) in ablations.runs_of(name, flags(tmp_path, name, "--scale", scale)).items()}
-    for s in {tuple(getattr(s, part) for part in parts): s for s in runs.values()}.values():
-        net = jit.JiT(ablations.dataclasses.replace(s, classes=10, depth=2, context_start=1))
-        x = torch.zeros(1, 3, s.size, s.size)
-        assert net(x, torch.zeros(1), torch.zeros(1, dtype=torch.long)).shape == x.shape
+    """Every kind of network takes the images of its study; on "meta" nothing is computed."""
+    runs = {}
+    for name in ablations.STUDIES:
+        for run, _ in ablations.runs_of(name, flags(tmp_path, name, "--scale", scale)).values():
+            runs[run.variant, json.dumps(run.network)] = run
+    for run in runs.values():
+        with torch.device("meta"):
+            net = run.variant(**run.network | dict(depth=2, context_start=1), classes=10)
+            x = torch.zeros(2, *run.shape)
+            assert net(x, torch.zeros(2), torch.zeros(2, dtype=torch.long)).shape == x.shape
+
 
 def test_settings_are_those_of_the_paper(tmp_path):
-    """FACTS of Tables 2, 3 and 10: no RoPE, qk-norm, in-context tokens, bottleneck; (a) has 768 numbers a patch, (b) 48."""
-    for name in ("nine", "shift", "precond"):
-        for s, cells in ablations.runs_of(name, flags(tmp_path, name)).values():
-            assert (s.rope, s.qk_norm, s.context_tokens, s.bottleneck, s.norm, s.mlp) == (False, False, 0, 0, "rms", "swiglu")
-            assert 3 * s.patch**2 == (48 if "(b)" in cells[0].panel else 768)
-            assert 48 < s.width < 768
-    shared = [set(ablations.runs_of(name, flags(tmp_path, name))) for name in ("nine", "shift", "precond", "bottleneck")]
-    assert [len(shared[0] & other) for other in shared[1:]] == [3, 3, 1]  # trained once, shown twice
+    """Tables 2, 3, 10: no RoPE, qk-norm, in-context tokens, bottleneck; (a) has 768 numbers a patch, (b) 48."""
+    for name in ("nine", "shift", "precond", "gate"):
+        for run, cells in ablations.runs_of(name, flags(tmp_path, name)).values():
+            network = run.network
+            parts = [network[part] for part in ("rope", "qk_norm", "context_tokens", "bottleneck")]
+            assert parts == [False, False, 0, 0]
+            assert 3 * network["patch"] ** 2 == (48 if "(b)" in cells[0].panel else 768)
+            assert 48 < network["width"] < 768
+    names = ("nine", "shift", "precond", "bottleneck", "gate")
+    shared = [set(ablations.runs_of(name, flags(tmp_path, name))) for name in names]
+    assert [len(shared[0] & other) for other in shared[1:]] == [3, 3, 1, 3]  # trained once, shown twice
 
 
-@pytest.fixture(autouse=True)
+def test_folders_know_what_was_chosen(tmp_path, monkeypatch):
+    """Other seeds, steps, data and shapes are other networks; how often a run is saved is not."""
+    (cell, *_) = ablations.nine(ablations.SCALES["cpu"]).cells
+    args, other = flags(tmp_path, "nine"), flags(tmp_path, "nine", "--data", str(tmp_path))
+    outs = {ablations.run_of(cell, seed, args).out for seed in range(3)}
+    outs.add(ablations.run_of(dataclasses.replace(cell, recipe=dict(steps=7)), 0, args).out)
+    outs.add(ablations.run_of(dataclasses.replace(cell, variant=variants.Gated), 0, args).out)
+    outs.add(ablations.run_of(cell, 0, other).out)
+    saved_often = dataclasses.replace(cell, recipe=dict(save_every=7), flow=cell.flow | dict(mu=-0.8))
+    assert ablations.run_of(saved_often, 0, args).out in outs
+    monkeypatch.setitem(jit.FACTORS, "size", (0.1, 0.2))
+    common.version_of_shapes.cache_clear()
+    outs.add(ablations.run_of(cell, 0, args).out)
+    assert len(outs) == 7
+    monkeypatch.undo()
+    common.version_of_shapes.cache_clear()
+
+
+def test_scores_in_words():
+    """Two digits; over several seeds mean and standard deviation (n - 1), with as many decimals as the mean."""
+    assert ablations.in_words("rfd", [0.4249]) == "rfd 0.42"
+    assert ablations.in_words("rfd", [51.6]) == "rfd 52"
+    assert ablations.in_words("rfd", [0.083]) == "rfd 0.083"
+    assert ablations.in_words("rfd", [1.0, 2.0, 3.0]) == "rfd 2.0 ± 1.0"
+    assert ablations.in_words("agreement", [0.5, 0.6]) == "agreement 55 ± 7%"
+    assert ablations.in_words("agreement", [0.0]) == "agreement 0%"
+
+
+@pytest.fixture
 def same_signals():
-    """The script and jit.train set handlers, which the next test must not inherit."""
+    """The script sets handlers, which the next test must not inherit."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
-def test_a_stopped_network_goes_on_and_is_drawn(tmp_path, monkeypatch):
+
+def test_a_stopped_network_goes_on_and_is_drawn(tmp_path, monkeypatch, same_signals):
     """A study that was stopped repeats no step, and trains or draws nothing twice."""
     args = flags(tmp_path / "a", "shift", "--scale", "toy")
-    (s, cells), *_ = ablations.runs_of("shift", args).values()
-    original, calls = jit.training_loss, []
+    (run, cells), *_ = ablations.runs_of("shift", args).values()
+    original, calls = jit.update_average, []
 
     def stop_in_third_step(*inputs):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 5:  # there are two averages
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*inputs)
 
-    monkeypatch.setattr(jit, "training_loss", stop_in_third_step)
+    monkeypatch.setattr(jit, "update_average", stop_in_third_step)
     with pytest.raises(jit.Stop):
-        ablations.work(s, cells, args)
-    monkeypatch.setattr(jit, "training_loss", original)
-    assert ablations.steps_done(s, cells, args) == 3
-    ablations.work(s, cells, args)
-    assert [line["step"] for line in jit.read_log(s.out)] == [1, 2, 3, 4, 5, 6]
-    assert ablations.steps_done(s, cells, args) == s.steps + ablations.SCORING * len(cells)
+        ablations.work(run, cells, args)
+    monkeypatch.setattr(jit, "update_average", original)
+    assert ablations.steps_done(run, cells, args) == 3
+    ablations.work(run, cells, args)
+    assert [line["step"] for line in common.read_log(run.out)] == [1, 2, 3, 4, 5, 6]
+    assert ablations.steps_done(run, cells, args) == ablations.steps_to_do(run, cells)
 
     def refuse(*inputs):
         raise AssertionError("done before")
 
     monkeypatch.setattr(jit, "sample_images", refuse)
-    monkeypatch.setattr(jit, "training_loss", refuse)
-    ablations.work(s, cells, args)
+    monkeypatch.setattr(jit, "update_average", refuse)
+    ablations.work(run, cells, args)
 
-    table = tmp_path / "a" / "shift.md"
-    assert ablations.main(flags(tmp_path / "a", "shift", "--scale", "toy", "--draw-only")) == 0
+    table, words = tmp_path / "a" / "shift.md", ["shift", "--scale", "toy", "--draw-only"]
+    words += ["--runs", str(args.runs), "--figures", str(args.figures)]
+    assert ablations.main(words) == 0
     assert "not run" in table.read_text() and "14.44" in table.read_text()
     table.write_text(table.read_text() + "Why it differs.\n")
-    ablations.write_table("shift", ablations.STUDIES["shift"](ablations.SCALES["toy"]), args)
+    assert ablations.main(words) == 0
     assert table.read_text().count("Why it differs.") == 1  # notes written by hand survive
     assert (tmp_path / "a" / "shift.png").stat().st_size > 10_000
 
-def test_a_study_runs_in_processes_of_its_own(tmp_path):
+
+def pretend(name, args, score):
+    """Results of all cells and seeds, as if they had been trained; score: a function of cell and seed."""
+    for cell in ablations.STUDIES[name](ablations.SCALES[args.scale]).cells:
+        for seed in range(args.seeds):
+            run = ablations.run_of(cell, seed, args)
+            run.out.mkdir(parents=True, exist_ok=True)
+            pixels = torch.zeros(9, *run.shape, dtype=torch.uint8).numpy()
+            ablations.np.save(run.out / f"{ablations.key_of(cell, args)}.npy", pixels)
+            (run.out / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+            results = ablations.read_results(run.out) or dict(
+                network=run.network, flow=dataclasses.asdict(jit.Flow(**run.flow)), recipe=run.recipe, commit="c",
+                train_seconds=60, hardware="h", loss_over_t=[0.1] * 20, gate=[1.0 + seed] * 20)  # fmt: skip
+            result = dict(scores=dict(rfd=score(cell, seed), agreement=0.5), floor=dict(rfd=0.1), seconds=1)
+            ablations.save_results(run.out, results | {ablations.key_of(cell, args): result})
+
+
+@pytest.mark.parametrize("name", ["nine", "bottleneck", "guidance", "lossbyt", "gate"])
+def test_every_kind_of_figure(name, tmp_path):
+    """Tables and figures of several seeds: mean and deviation, and no error after hours of training."""
+    args = flags(tmp_path, name, "--scale", "toy", "--seeds", "3", "--draw-only")
+    pretend(name, args, lambda cell, seed: 1.0 + seed)
+    ablations.run_studies(args)
+    table = (tmp_path / f"{name}.md").read_text()
+    assert "3 training seeds" in table
+    assert ("0.500 ± 0.000" if name == "lossbyt" else "rfd 2.0 ± 1.0, agreement 50 ± 0%") in table
+    assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_curves_have_error_bars_and_gates_a_line_a_seed(tmp_path):
+    """What is drawn are the numbers: means at their columns; g of v, and -g of eps."""
+    args = flags(tmp_path, "guidance", "--scale", "toy", "--seeds", "3")
+    pretend("guidance", args, lambda cell, seed: float(cell.column) + seed)
+    ax = ablations.Figure().subplots()
+    ablations.draw_curve(ax, ablations.guidance(ablations.SCALES["toy"]), args)
+    assert len(ax.containers) == 2  # lines with error bars
+    line, _, (bars,) = ax.containers[0].lines
+    assert list(line.get_ydata()) == [2.0, 2.5, 3.0, 4.0, 5.0, 7.0]
+    assert [segment[1][1] - segment[0][1] for segment in bars.get_segments()] == pytest.approx([2] * 6)
+    pretend("gate", args, lambda cell, seed: 1.0)
+    ax = ablations.Figure().subplots()
+    study = ablations.gate(ablations.SCALES["toy"])
+    study.cells = [cell for cell in study.cells if cell.variant is variants.Gated]
+    ablations.draw_gates(ax, study, args)
+    curves = {(line.get_color(), line.get_ydata()[0]) for line in ax.get_lines()[1:]}
+    assert curves == {(common.V, 1 + seed) for seed in range(3)} | {(common.EPS, -1 - seed) for seed in range(3)}
+
+
+def test_a_study_runs_in_processes_of_its_own(tmp_path, same_signals):
     """The way a user takes, processes included: here one network for the twelve cells of a study, each scored once."""
     args = flags(tmp_path, "guidance", "--scale", "toy", "--jobs", "1")
     ablations.train_all("guidance", args)
     (run,) = ablations.runs_of("guidance", args)
     results = json.loads((Path(run) / "results.json").read_text())
     assert len([key for key in results if key.startswith("heun")]) == 12
+
+
+def test_own_pictures(tmp_path, same_signals):
+    """--data FOLDER, here without classes: nothing is guided, no agreement is asked for, flips are on."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(25):
+        pixels = torch.randint(256, (20, 20, 3), generator=torch.Generator().manual_seed(i)).byte().numpy()
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.png")
+    args = flags(tmp_path, "gate", "--scale", "toy", "--data", str(tmp_path / "pictures"))
+    (run, cells), *_ = ablations.runs_of("gate", args).values()
+    ablations.work(run, cells, args)
+    results = ablations.read_results(run.out)
+    assert results["recipe"]["flip"] and set(results[ablations.key_of(cells[0], args)]["scores"]) == {"rfd"}
+
+
+def test_mistakes_are_one_sentence(tmp_path, capsys, same_signals):
+    """Exit 2 at once, no traceback."""
+    words = ["--runs", str(tmp_path), "--figures", str(tmp_path)]
+    assert ablations.main(["nine", "--data", "nowhere", *words]) == 2
+    assert ablations.main(["nine", "--draw-only", *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+    for wrong in (["nine", "--seeds", "0"], ["ten"]):
+        with pytest.raises(SystemExit) as error:
+            ablations.main(wrong)
+        assert error.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 2

@@ -1,0 +1,158 @@
+"""Four networks built from jit.py without touching it, for the paper's Tables 4, 10 and 11 and a question of our own.
+
+Each is a JiT with a part exchanged, so jit.train, jit.training_loss and jit.sample_images take it as it is:
+
+    import jit, variants                                              # with figures/ and its parent on the path
+    net = variants.Preconditioned("edm", **jit.MODELS["Ti"], size=64, patch=16, classes=10)
+    jit.train(net, jit.Flow(), jit.open_data("shapes", net.shape), "runs/edm")
+    net, flow = variants.load_run("runs/edm", variants.Preconditioned)
+
+A loss with a further term is a function for jit.train(loss_function=...):
+
+    net = variants.Classifying(**jit.MODELS["Ti"], size=64, patch=16, classes=10)
+    loss = variants.classifying_loss(weight=100)
+    jit.train(net, jit.Flow(), jit.open_data("shapes", net.shape), "runs/classifying", loss_function=loss)
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from common import jit
+from torch import nn
+
+# ---- Table 10: pre-conditioning ----------------------------------------------------------------------------------
+
+
+def coefficients(t, kind):
+    """c_skip and c_out of Table 10, of t's shape.
+
+    Those of EDM have sigma_t = (1 - t) / t and sigma_d = 0.5, the spread of images. Here numerator and denominator
+    are multiplied by t, so that nothing divides by 0 at t = 0.
+    """
+    if kind == "linear":
+        return t, 1 - t
+    assert kind == "edm", kind
+    sigma_d = 0.5
+    variance = (t * sigma_d) ** 2 + (1 - t) ** 2
+    return t * sigma_d**2 / variance, (1 - t) * sigma_d / variance.sqrt()
+
+
+class Preconditioned(jit.JiT):
+    """x_pred = c_skip z + c_out JiT(z, t, y): the network only corrects its input (Table 10: it hurts)."""
+
+    def __init__(self, kind, **arguments):
+        super().__init__(**arguments)
+        self.arguments["kind"] = kind  # is saved, too: jit.py then refuses to read the weights as a plain JiT's
+
+    def forward(self, z, t, y):
+        c_skip, c_out = coefficients(t.view(-1, 1, 1, 1), self.arguments["kind"])
+        return c_skip * z + c_out * super().forward(z, t, y).float()
+
+
+# ---- Our own: a gate for the noise -------------------------------------------------------------------------------
+
+
+class Gated(jit.JiT):
+    """JiT(z, t, y) - g(t) z, with g one learned number per image: a way around the network for the noise.
+
+    v = (x - z) / (1 - t): if g learns 1 / (1 - t), the network is left with x / (1 - t), in which there is no noise.
+    """
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.gate = nn.Sequential(nn.Linear(256, 64), nn.SiLU(), nn.Linear(64, 1))
+        self.initialize()  # again, with the gate
+        nn.init.zeros_(self.gate[2].weight)  # at first there is none
+
+    def g(self, t):
+        """(B,) for times t (B,)."""
+        return self.gate(jit.time_features(t)).flatten()
+
+    def forward(self, z, t, y):
+        return super().forward(z, t, y).float() - self.g(t).float().view(-1, 1, 1, 1) * z
+
+
+# ---- Table 4, first row: LayerNorm and GELU ----------------------------------------------------------------------
+
+
+def layer_norm(width):
+    """DiT's norm: no weights of its own, scale and shift are left to adaLN."""
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+
+
+class LayerNormGelu(jit.JiT):
+    """With the norms and MLPs that Transformers had before RMSNorm and SwiGLU."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        width = self.arguments["width"]
+        for block in self.blocks:
+            block.norm1, block.norm2 = layer_norm(width), layer_norm(width)
+            dropout = nn.Dropout(block.mlp.dropout.p)
+            block.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), dropout, nn.Linear(4 * width, width))
+        self.final_layer.norm_final = layer_norm(width)
+        self.initialize()  # again, with the new parts
+
+
+# ---- Table 11: classification loss -------------------------------------------------------------------------------
+
+
+class Classifying(jit.JiT):
+    """A linear head in front of block `context_start` has to tell the class, which the blocks before are not told."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        if self.context_start == 0:
+            raise ValueError("the head needs blocks before it: context_start 1 or more")
+        self.head = nn.Linear(self.arguments["width"], self.classes)
+        self.initialize()  # again, with the head
+
+    def forward(self, z, t, y, return_logits=False):
+        """As JiT's, but for the head; with return_logits the prediction and the scores of the classes (B, classes)."""
+        time = self.t_embedder["mlp"](jit.time_features(t))[:, None]  # (B, 1, D)
+        label = self.y_embedder["embedding_table"](y % (self.classes + 1))[:, None]  # (B, 1, D)
+        rope = None if self.cos is None else (self.cos, self.sin)
+        tokens = self.x_embedder(z) + self.pos_embed  # (B, N, D)
+        for block in self.blocks[: self.context_start]:
+            tokens = block(tokens, time, rope)
+        logits = self.head(tokens.mean(dim=1))  # (B, classes)
+        if self.context_tokens:
+            tokens = torch.cat([label + self.in_context_posemb, tokens], dim=1)  # (B, K + N, D)
+        for block in self.blocks[self.context_start :]:
+            tokens = block(tokens, time + label, rope)
+        patches = self.final_layer(tokens[:, self.context_tokens :], time + label)  # (B, N, p*p*C)
+        image = jit.unpatchify(patches, self.patch)  # (B, C, H, W)
+        return (image, logits) if return_logits else image
+
+
+def classifying_loss(weight=100.0):
+    """A loss for jit.train: jit.training_loss, and `weight` times the cross-entropy of the head.
+
+    The paper adds it to the sum of squares over an image; ours is their mean, so the weight is divided by their number.
+    """
+
+    def loss_function(net, x, y, flow):
+        seen = []
+
+        def denoiser(z, t, y):
+            image, logits = net(z, t, y, return_logits=True)
+            seen.append(logits)
+            return image
+
+        loss, t = jit.training_loss(denoiser, x, y, flow)
+        entropy = F.cross_entropy(seen[0].float(), y, reduction="none")  # (B,): of all classes, dropped or not
+        return loss + weight / x[0].numel() * entropy, t
+
+    return loss_function
+
+
+# ---- Runs of such networks ---------------------------------------------------------------------------------------
+
+
+def load_run(run, network, weights="ema1", device="cpu"):
+    """(network, Flow) of a run folder, as jit.load_run, but for a class of this file."""
+    checkpoint = jit.load_checkpoint(Path(run, jit.CHECKPOINT))
+    net = network(**checkpoint["config"]["network"])
+    net.load_state_dict(checkpoint[jit.WEIGHTS[weights]])
+    return net.to(device).eval().requires_grad_(False), jit.Flow(**checkpoint["config"]["flow"])
