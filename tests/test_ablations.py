@@ -236,7 +236,7 @@ def test_settings_are_those_of_the_paper(tmp_path):
 
 def test_folders_know_what_was_chosen(tmp_path, monkeypatch):
     """Other seeds, steps, data and shapes are other networks; how often a run is saved is not."""
-    (cell, *_) = ablations.nine(ablations.SCALES["cpu"]).cells
+    cell, *_ = ablations.nine(ablations.SCALES["cpu"]).cells
     args, other = flags(tmp_path, "nine"), flags(tmp_path, "nine", "--data", str(tmp_path))
     outs = {ablations.run_of(cell, seed, args).out for seed in range(3)}
     outs.add(ablations.run_of(dataclasses.replace(cell, recipe=dict(steps=7)), 0, args).out)
@@ -377,6 +377,26 @@ def test_own_pictures(tmp_path, same_signals):
     ablations.work(run, cells, args)
     results = ablations.read_results(run.out)
     assert results["recipe"]["flip"] and set(results[ablations.key_of(cells[0], args)]["scores"]) == {"rfd"}
+
+
+def test_agreement_is_added_once(tmp_path, monkeypatch):
+    """To what is there and has none, from the pictures that were drawn; without a classifier nothing happens."""
+    args = flags(tmp_path, "gate", "--scale", "toy")
+    pretend("gate", args, lambda cell, seed: 1.0)
+    study = ablations.gate(ablations.SCALES["toy"])
+    (out, results, result), *_ = ablations.look_up(study.cells[0], args)
+    monkeypatch.setattr(ablations.agreement, "ROOT", tmp_path)
+    monkeypatch.setattr(ablations.agreement, "load_classifier", lambda: None)
+    monkeypatch.setattr(ablations.agreement, "classify", lambda images, net: torch.ones(len(images)))  # all rings
+    del result["scores"]["agreement"]
+    ablations.save_results(out, results)
+    ablations.add_agreement(study, args)
+    assert "agreement" not in ablations.scores_of(study.cells[0], args)
+    ablations.agreement.weights_path().parent.mkdir(parents=True)
+    ablations.agreement.weights_path().touch()
+    ablations.add_agreement(study, args)
+    assert ablations.scores_of(study.cells[0], args)["agreement"] == [1 / 9]
+    assert ablations.scores_of(study.cells[1], args)["agreement"] == [0.5]
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys, same_signals):
