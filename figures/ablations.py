@@ -247,7 +247,7 @@ def gate(scale):
             network, flow = at(scale, "large", **PLAIN), dict(pred=pred)
             cells.append(Cell(row, PREDICTION[pred], network, flow, sampling=ALWAYS, variant=variant))
     title = "A way around the network for the noise: one learned number g(t)"
-    return Study(title, "prediction", cells, plots=(draw_gates,))
+    return Study(title, "prediction", cells, plots=(draw_gates, draw_loss_over_t))
 
 
 FUNCTIONS = (nine, shift, bottleneck, ladder, precond, resolution, solver, guidance, lossbyt, gate)
@@ -279,18 +279,24 @@ def unusual(function, arguments):
     return {name: value for name, value in arguments.items() if name not in usual or value != usual[name]}
 
 
+def version_of(data):
+    """Six letters that change with the data."""
+    if data == "shapes":
+        return common.version_of_shapes()
+    return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]
+
+
 def run_of(cell, seed, args):
     """The network of a cell. Its folder is named by what was chosen, so that cells which chose the same share it."""
     scale = SCALES[args.scale]
     network = scale["network"] | cell.network
     recipe = scale["recipe"] | dict(flip=args.data != "shapes") | cell.recipe | dict(seed=seed)
-    data = f"shapes {common.version_of_shapes()}" if args.data == "shapes" else str(Path(args.data).resolve())
     chosen = dict(
         variant=cell.variant.__name__,
         network=unusual(jit.JiT, network),
         flow=unusual(jit.Flow, cell.flow),
         recipe={name: value for name, value in recipe.items() if name not in ("seed", "log_every", "save_every")},
-        data=data,
+        data=version_of(args.data),
     )
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:6]
     flow = jit.Flow(**cell.flow)
@@ -311,15 +317,21 @@ def key_of(cell, args):
     return key + (f"-at{cell.score_size}" if cell.score_size else "")
 
 
+@functools.cache
+def extractors(device):
+    """{score: function from uint8 images to features}; FID if the weights of Inception are there."""
+    found = {"rfd": rfd.random_features}
+    if Path(torch.hub.get_dir(), "checkpoints", jit.INCEPTION_URL.rpartition("/")[2]).exists():
+        inception = jit.load_inception(None, device)
+        found["FID"] = lambda images: inception(images)[0]
+    return found
+
+
 def statistics(pixels, side, device):
     """{score: (mean, covariance)} of the features of uint8 images, averaged down to this side."""
     pixels = F.avg_pool2d(pixels.float(), pixels.shape[-1] // side).round().to(torch.uint8)
-    extractors = {"rfd": rfd.random_features}
-    if Path(torch.hub.get_dir(), "checkpoints", jit.INCEPTION_URL.rpartition("/")[2]).exists():
-        inception = jit.load_inception(None, device)
-        extractors["FID"] = lambda batch: inception(batch)[0]
     result = {}
-    for name, extract in extractors.items():
+    for name, extract in extractors(device).items():
         _, mean, covariance = jit.moments(extract(batch.to(device)) for batch in pixels.split(100))
         result[name] = torch.from_numpy(mean), torch.from_numpy(covariance)
     return result
@@ -333,8 +345,8 @@ def distances(ours, real):
 def references(data, run, side, args):
     """(statistics() of real images, the scores of other real images); computed once and kept in a file."""
     scale = SCALES[args.scale]
-    version = common.version_of_shapes() if args.data == "shapes" else Path(args.data).stem
-    path = run.out.parent / f"real-{version}-{run.network['size']}-{side}.pth"
+    name = "-".join(["real", version_of(args.data), str(run.network["size"]), str(side), *extractors(args.device)])
+    path = run.out.parent / f"{name}.pth"
     if not path.exists():
         pixels, _ = common.real_images(data, scale["n"] + scale["reference"], seed=2511)
         n = min(scale["n"], len(pixels) // 2)
@@ -400,6 +412,8 @@ def train(run, data, args):
     net = run.variant(**run.network, classes=len(data.names)).to(args.device)
     recipe = dict(cfg=1.0, sample_every=10**9, data_name=args.data, caught=caught) | run.recipe
     jit.train(net, jit.Flow(**run.flow), data, run.out, **recipe)
+    if caught:  # while it drew its last sheet
+        raise KeyboardInterrupt
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
 
@@ -432,26 +446,31 @@ def work(run, cells, args):
             save_results(run.out, results)
 
 
-def add_agreement(study, args):
-    """Score the pictures of shapes there are by figures/agreement.py's classifier, if that was trained."""
-    if args.data != "shapes" or not agreement.weights_path().exists():
+def judge(cell, run, classifier, args):
+    """Add the agreement of figures/agreement.py's classifier to what is known of a cell, and that with real images."""
+    results = read_results(run.out)
+    result = results.get(key_of(cell, args))
+    if not result or "agreement" in result["scores"]:
         return
-    classifier = agreement.load_classifier()
 
     def share(pixels, y):
         return (agreement.classify(pixels / 127.5 - 1, classifier) == y).double().mean().item()
 
+    pixels = torch.from_numpy(np.load(run.out / f"{key_of(cell, args)}.npy"))
+    y, _ = jit.pick_classes(len(pixels), len(jit.SHAPES))
+    result["scores"]["agreement"] = share(pixels, y)
+    result["floor"]["agreement"] = share(*common.real_images(jit.Shapes(run.network["size"]), 500, seed=3))
+    save_results(run.out, results)
+
+
+def add_agreement(study, args):
+    """Score the pictures of shapes there are by the classifier, if that was trained."""
+    if args.data != "shapes" or not agreement.weights_path().exists():
+        return
+    classifier = agreement.load_classifier()
     for cell in study.cells:
         for seed in range(args.seeds):
-            run = run_of(cell, seed, args)
-            results = read_results(run.out)
-            result = results.get(key_of(cell, args))
-            if result and "agreement" not in result["scores"]:
-                pixels = torch.from_numpy(np.load(run.out / f"{key_of(cell, args)}.npy"))
-                result["scores"]["agreement"] = share(pixels, torch.arange(len(pixels)) % len(jit.SHAPES))
-                data = jit.open_data("shapes", run.shape)
-                result["floor"]["agreement"] = share(*common.real_images(data, 500, seed=3))
-                save_results(run.out, results)
+            judge(cell, run_of(cell, seed, args), classifier, args)
 
 
 def save_results(out, results):
@@ -747,16 +766,27 @@ def draw_spectrum(ax, study, args):
 
 def draw_gates(ax, study, args):
     """The learned gates over 1 / (1 - t), a curve for each seed. That of eps = (z - t x) / (1 - t) has another sign."""
-    t = np.array(TIMES)
+    t = np.linspace(0, 0.98, 99)
     ax.plot(t, 1 / (1 - t), color=INK, linestyle="--", label="1 / (1 − t)")
     for cell in study.cells:
         gates = [results["gate"] for _, results, _ in look_up(cell, args) if "gate" in results]
         sign, name = (-1, "−g(t)") if cell.flow["pred"] == "eps" else (1, "g(t)")
         for i, values in enumerate(gates):
             label = f"{name}, {cell.column}" if i == 0 else None
-            ax.plot(t, sign * np.array(values), color=COLOUR[cell.column], label=label)
+            ax.plot(TIMES, sign * np.array(values), color=COLOUR[cell.column], label=label)
     ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), ylim=(-2, 12), ylabel="gate")
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=8)
+
+
+def draw_loss_over_t(ax, study, args):
+    """The v-loss of finished networks, a colour for each column, a style for each row, a curve for each seed."""
+    for row, style in zip(distinct(study.cells, "row"), ("-", "--")):
+        ax.plot([], [], color=GREY, linestyle=style, label=row)
+        for cell in study.cells:
+            for _, results, _ in look_up(cell, args) if cell.row == row else []:
+                ax.plot(TIMES, results["loss_over_t"], color=COLOUR[cell.column], linestyle=style)
+    ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), yscale="log", ylabel="v-loss")
+    ax.legend(frameon=False, fontsize=8)
 
 
 def draw_losses(figure, study, args):

@@ -3,7 +3,9 @@
 import argparse
 import functools
 import hashlib
+import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +14,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import jit  # noqa: E402
+
+if "inline" in os.environ.get("MPLBACKEND", "") and not importlib.util.find_spec("matplotlib_inline"):
+    del os.environ["MPLBACKEND"]  # a notebook has set it for its own Python; here it stops `import matplotlib`
 
 # Colour-blind safe (Okabe and Ito). The first three mean x, eps and v or their predictions, nothing else.
 X, EPS, V = "#0072B2", "#D55E00", "#E69F00"

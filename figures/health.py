@@ -103,7 +103,9 @@ def main(words=None):
     parser = Parser(__doc__, prog="health.py")
     parser.add_argument("run", nargs="?", type=Path, help="folder of a run, to draw its loss.png; none: health.png")
     args = parser.parse_args(words)
-    return exit_code("health.py", lambda: draw_loss(args.run) if args.run else compare())
+    if args.run:
+        return exit_code("health.py", lambda: draw_loss(args.run))
+    return exit_code("health.py", compare, "stopped; the same command goes on")
 
 
 if __name__ == "__main__":

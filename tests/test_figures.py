@@ -86,6 +86,15 @@ def test_a_run_that_is_not_there(words, monkeypatch, capsys):
     assert captured.err.count("\n") == 1 and "nowhere" in captured.err and captured.out == ""
 
 
+def test_from_a_notebook_of_another_python(monkeypatch):
+    """Its MPLBACKEND, unknown here, does not stop the scripts; another choice stays."""
+    monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
+    for backend, left in (("module://matplotlib_inline.backend_inline", None), ("svg", "svg")):
+        monkeypatch.setenv("MPLBACKEND", backend)
+        runpy.run_path(str(ROOT / "figures" / "common.py"))
+        assert common.os.environ.get("MPLBACKEND") == left
+
+
 def test_how_a_script_ends(capsys):
     """A mistake is a sentence with exit 2, Ctrl-C gives 130; what nobody foresaw keeps its traceback."""
 
