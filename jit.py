@@ -383,8 +383,9 @@ def time_features(t):
 class JiT(nn.Module):
     """Just image Transformer: noisy image, time and class in, the prediction out (paper Figure 3).
 
-    Before block `context_start`, K in-context tokens that hold the class join those of the image,
-    where attention can find it. Dropout acts in the middle half of the blocks.
+    size, patch: pixels; bottleneck: r, 0 for none. Before block `context_start` (from 0) K in-context
+    tokens that hold the class join those of the image, where attention can find it. Dropout acts in
+    the middle half of the blocks. Raises ValueError for sizes that do not fit.
     """
     def __init__(self, size, patch, classes, depth, width, heads, bottleneck, context_tokens=0,
                  context_start=0, dropout=0.0, rope=True, qk_norm=True, channels=3):  # fmt: skip
@@ -559,8 +560,8 @@ MEMORY_LIMIT = 4 * 2**30  # bytes; a folder with more pixels is read again in ev
 
 
 def crop(image, size, channels):
-    """PIL image to uint8 (C, size, size): upright, on white, ADM's centre crop as in the official code.
-    Raises ValueError where the range of its pixels cannot be known."""
+    """PIL image to uint8 (C, size, size), upright, on white, by ADM's centre crop, as the official code's.
+    Raises ValueError where the range of its pixels is not known."""
     if image.mode in ("I", "F") and image.format != "PNG":
         raise ValueError(f"pixels of mode {image.mode} may have any range")
     image = ImageOps.exif_transpose(image)
@@ -758,8 +759,7 @@ def load_inception(path, device, sha256=INCEPTION_SHA256):
         except Exception as error:  # of the network or the disk
             raise Stop(f"the download failed ({error}): get {INCEPTION_URL} and put it at {path}.", 2) from error
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    check(found == sha256, f"{path} is not {INCEPTION_URL}, with which all FIDs are measured: its SHA-256 begins "
-          f"{found[:8]}, not {sha256[:8]}. Delete it.")
+    check(found == sha256, f"{path} is not the file at {INCEPTION_URL}: delete it.")
     state, layers = torch.load(path, map_location=device, weights_only=True), {}
     for name in [key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight")]:
         scale = state[f"{name}.bn.weight"] / (state[f"{name}.bn.running_var"] + 1e-3).sqrt()
@@ -825,7 +825,7 @@ def make_folder(path):
 
 
 def write_whole(path, write):
-    """write(a file beside path), then rename: path is the old file or the new one, never half of it."""
+    """write(a file beside path), then rename: there is the old file or the new one, never half of it."""
     temporary = Path(path).with_name(f".part-{Path(path).name}")  # the suffix stays: np.savez looks at it
     try:
         write(temporary)
@@ -952,8 +952,8 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
           data_name="", caught=(), loss_function=training_loss):  # fmt: skip
     """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets of samples.
 
-    batch_size: of all processes and parts; accum: parts of a batch, one after the other, to save memory;
-    caught: a list, in which the number of a signal stops the run, saved. Raises Stop.
+    accum: parts of a batch, one after the other, to save memory; decay: the share of the run in which lr
+    falls to 0; caught: a list: a signal's number in it stops the run, which is saved. Raises Stop.
     """
     out, device, parameters = Path(out), net.pos_embed.device, list(net.parameters())
     rank, world = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)  # of torchrun
@@ -1054,7 +1054,7 @@ def add_train_flags(add):
     add("--accum", type=int, default=1, help="parts of a batch, one after the other, to save memory")
     add("--lr", type=float, help="learning rate; None: Ti 4e-3, S 5e-4, others 5e-5 * batch size / 256")
     add("--warmup", type=int, default=100, help="steps in which the learning rate rises")
-    add("--decay", type=float, help="last share of the run, in which it falls to 0; None: .5 of Ti and S, others 0")
+    add("--decay", type=float, help="share of the run in which it falls to 0 at last; None: Ti, S .5, others 0")
     add("--flip", action=switch, help="mirror half of the images; None: all data but shapes")
     for name, steps in dict(log=50, save=500, sample=1000).items():
         add(f"--{name}-every", type=int, default=steps, help=f"steps from one {name} to the next")
@@ -1075,7 +1075,7 @@ def parse_flags(words=None):
     measuring.add_argument("run", help="a run, a checkpoint file, or a folder of images")
     measuring.add_argument("--size", type=int, help="side in pixels of the images of a folder")
     measuring.add_argument("--reference", help="a folder, or a file of statistics; None: the training data")
-    measuring.add_argument("--stats", type=Path, help="write the statistics of the reference to this .npz file")
+    measuring.add_argument("--stats", type=Path, help="write the reference's statistics to this .npz file")
     measuring.add_argument("--inception", type=Path, help="file of the Inception weights; None: a download")
     for add, n in ((sampling.add_argument, 40), (measuring.add_argument, 1000)):
         add("--n", type=int, default=n, help="number of images")

@@ -58,7 +58,7 @@ from tqdm import tqdm
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
         network=jit.MODELS["Ti"],
-        recipe=dict(steps=3000, batch_size=32, lr=2e-3),
+        recipe=dict(steps=3000, batch_size=32, lr=2e-3, decay=1.0),
         sampling=dict(cfg=1.5, sampling_steps=25, batch_size=50),
         n=300,
         reference=3000,
@@ -69,7 +69,7 @@ SCALES = {
     ),
     "gpu": dict(  # photographs, network 384 wide
         network=jit.MODELS["S"],
-        recipe=dict(steps=2500, batch_size=128, lr=5e-4),
+        recipe=dict(steps=2500, batch_size=128, lr=5e-4, decay=1.0),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=500),
         n=2000,
         reference=20000,
@@ -80,7 +80,7 @@ SCALES = {
     ),
     "toy": dict(  # seconds, to see that everything works
         network=jit.MODELS["Ti"] | dict(depth=2, width=32, heads=2),
-        recipe=dict(steps=6, batch_size=4, lr=2e-3, save_every=2, log_every=1),
+        recipe=dict(steps=6, batch_size=4, lr=2e-3, decay=1.0, save_every=2, log_every=1),
         sampling=dict(cfg=1.5, sampling_steps=2, batch_size=9),
         n=9,
         reference=30,

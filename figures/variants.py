@@ -112,8 +112,9 @@ class Classifying(jit.JiT):
     def forward(self, z, t, y, return_logits=False):
         """As JiT's, but for the head; with return_logits the prediction and the scores of the classes (B, classes)."""
         time = self.t_embedder["mlp"](jit.time_features(t))[:, None]  # (B, 1, D)
-        label = self.y_embedder["embedding_table"](y % (self.classes + 1))[:, None]  # (B, 1, D)
-        rope = None if self.cos is None else (self.cos, self.sin)
+        y = torch.where(y == jit.NO_CLASS, self.classes, y)
+        label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
+        rope = self.cos, self.sin
         tokens = self.x_embedder(z) + self.pos_embed  # (B, N, D)
         for block in self.blocks[: self.context_start]:
             tokens = block(tokens, time, rope)
