@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import itertools
 import mmap
 import re
 import sys
@@ -52,14 +53,18 @@ def test_the_network_is_one_graph(switches):
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
-def repeatable_loss(model, x, y, flow):
-    """A stand-in for jit.training_loss that draws nothing: the same images, noise and times in every step."""
-    net = getattr(model, "module", model)
-    generator = torch.Generator().manual_seed(1)
-    x, eps = torch.randn(2, 4, *net.shape, generator=generator)
-    t = torch.tensor([0.1, 0.3, 0.5, 0.9])
-    out = model(jit.interpolate(x, eps, t), t, torch.tensor([0, 1, 2, jit.NO_CLASS]))
-    return jit.flow_loss(out, x, eps, t, "x", "v"), t
+def repeatable_loss():
+    """A stand-in for jit.training_loss that draws nothing: the same four images in every step, in parts or at once."""
+    done = itertools.count()
+
+    def loss(model, x, y, flow):
+        first = next(done) * len(x) % 4
+        part = slice(first, first + len(x))
+        x, eps = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(1))[:, part]
+        t, y = torch.tensor([0.1, 0.3, 0.5, 0.9])[part], torch.tensor([0, 1, 2, jit.NO_CLASS])[part]
+        return jit.flow_loss(model(jit.interpolate(x, eps, t), t, y), x, eps, t, "x", "v"), t
+
+    return loss
 
 
 def run(net, out, loss_function, monkeypatch, **options):
@@ -69,21 +74,23 @@ def run(net, out, loss_function, monkeypatch, **options):
     return jit.load_checkpoint(out / jit.CHECKPOINT)
 
 
-def test_training_is_adamw_and_two_averages(tmp_path, monkeypatch):
+@pytest.mark.parametrize("accum", [1, 2])
+def test_training_is_adamw_and_two_averages(accum, tmp_path, monkeypatch):
     """Ten steps of jit.train, fused kernels and all, end where AdamW and the averages end that are written out here.
 
-    Betas .9 and .95, no decay, a rate that rises over four steps; of the averages the last 1 / (window + step).
+    In one part or two; betas .9 and .95, no decay, a rate that rises over four steps, averages with their windows.
     1e-4, a hundredth of a step: where a gradient is nearly 0 its rounding decides on the direction of the step.
     """
     net = network()
     other = copy.deepcopy(net)
-    found = run(net, tmp_path / "run", repeatable_loss, monkeypatch, steps=10, batch_size=4, lr=0.01, warmup=4)
+    options = dict(steps=10, batch_size=4, accum=accum, lr=0.01, warmup=4)
+    found, loss = run(net, tmp_path / "run", repeatable_loss(), monkeypatch, **options), repeatable_loss()
     trained = {name: p for name, p in other.named_parameters() if p.requires_grad}
     mean, square = dict.fromkeys(trained, 0.0), dict.fromkeys(trained, 0.0)
     averages = {key: copy.deepcopy(other.state_dict()) for key in ("model_ema1", "model_ema2")}
     for step in range(1, 11):
         other.zero_grad()
-        repeatable_loss(other, None, None, None)[0].mean().backward()
+        loss(other, torch.empty(4), None, None)[0].mean().backward()
         for name, p in trained.items():
             mean[name] = 0.9 * mean[name] + 0.1 * p.grad
             square[name] = 0.95 * square[name] + 0.05 * p.grad**2
@@ -105,8 +112,7 @@ def test_gradients_are_freed_after_the_forward(tmp_path, monkeypatch):
     seen = []
 
     def spying(model, x, y, flow):
-        net = getattr(model, "module", model)
-        seen.append(net.final_layer.linear.weight.grad is not None)
+        seen.append(model.final_layer.linear.weight.grad is not None)
         return jit_loss(model, x, y, flow)
 
     jit_loss = jit.training_loss
