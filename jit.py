@@ -13,7 +13,7 @@ Shapes    B batch, C channels, H W height and width, p side of a patch, N = (H/p
 
     python jit.py train                         ten built-in shapes; minutes on a laptop
     python jit.py train --pred eps              the same, predicting the noise: see it fail
-    python jit.py sample runs/shapes-Ti-16-x    a sheet of images; --trajectory: the way there
+    python jit.py sample runs/shapes-Ti-16-x    a sheet of images
     python jit.py eval runs/shapes-Ti-16-x      FID and Inception Score
 
 Contents  The method: 1 flow (Table 1), 2 training step (Algorithm 1), 3 sampling (Algorithm 2),
@@ -51,7 +51,7 @@ from PIL import Image, ImageDraw, ImageOps
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-# ---- 1. The flow: from noise to data, and three things to predict (paper Section 3, Table 1) -----
+# ---- 1. The flow: from noise to data, and three things to predict (paper Section 3, Table 1) ----
 
 # While t goes from 0 to 1, z = t x + (1 - t) eps goes from noise to image, and dz/dt = x - eps = v.
 # Many pairs of image and noise pass through the same z, each with its own v. Least squares learns
@@ -128,7 +128,7 @@ class Flow:
     t_clip: float = T_CLIP  # smallest 1 - t, and smallest t, in a division
 
 
-# ---- 2. The training step (paper Algorithm 1) ----------------------------------------------------
+# ---- 2. The training step (paper Algorithm 1) ----
 
 # A network is a function net(z, t, y) -> out, with z and out (B, C, H, W), t (B,), and y (B,) the
 # numbers of the classes. It also learns to do without the class, which guidance will need.
@@ -163,7 +163,7 @@ def update_average(average, parameters, decay, window, step):
     torch._foreach_lerp_(average, parameters, 1 - decay)
 
 
-# ---- 3. Sampling (paper Algorithm 2) -------------------------------------------------------------
+# ---- 3. Sampling (paper Algorithm 2) ----
 
 
 @torch.no_grad()
@@ -240,7 +240,7 @@ def sample_images(net, y, flow, shape, seed=0, batch_size=50, cfg=2.0, interval=
         yield to_uint8(x)
 
 
-# ---- 4. The network: a Vision Transformer (paper Figure 3), named as in released checkpoints -----
+# ---- 4. The network: a Vision Transformer (paper Figure 3), named as in released checkpoints ----
 
 MODELS = {  # paper Table 9; Ti and S are ours, for a CPU and a small GPU
     "Ti": dict(depth=4, width=128, heads=4, bottleneck=32, context_tokens=4, context_start=1),
@@ -392,9 +392,10 @@ class JiT(nn.Module):
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.arguments = arguments  # saved with the weights, to build the network again
-        if size % patch or width % (4 * heads):  # 4: pairs of numbers that turn, on two axes
-            raise ValueError(f"size {size} must be a multiple of patch {patch}, "
-                             f"and width {width} of 4 times heads {heads}")  # fmt: skip
+        fits = size % patch == 0 == width % (4 * heads)  # 4: pairs that turn, on two axes
+        if not fits or context_tokens and context_start >= depth:
+            raise ValueError(f"size {size} must be a multiple of patch {patch}, width {width} of 4 "
+                             f"heads {heads}, context_start {context_start} less than depth {depth}")
         side, self.shape = size // patch, (channels, size, size)
         self.patch, self.classes = patch, classes
         self.context_tokens, self.context_start = context_tokens, context_start
@@ -446,7 +447,7 @@ class JiT(nn.Module):
         return unpatchify(patches, self.patch)  # (B, C, H, W)
 
 
-# ---- That was the method. Engineering from here. -------------------------------------------------
+# ---- That was the method. Engineering from here. ----
 
 
 class Stop(Exception):
@@ -459,7 +460,7 @@ def check(condition, sentence):
         raise Stop(sentence, 2)
 
 
-# ---- 5. Built-in data: ten shapes, drawn as they are needed --------------------------------------
+# ---- 5. Built-in data: ten shapes, drawn as they are needed ----
 
 SHAPES = ["disc", "ring", "triangle", "square", "star", "heart", "cross", "moon", "flower", "gear"]
 FACTORS = {  # all that varies within a class: a manifold of seven dimensions (disc and ring: six)
@@ -548,12 +549,8 @@ class Shapes:
     size: int
     names, labels = SHAPES, ()
 
-    def draw(self, labels):
-        """A new image for each label (B,): (B, 3, size, size) in [-1, 1]."""
-        return render_shapes(labels, random_factors(len(labels), labels.device), self.size)
 
-
-# ---- 6. Data from a folder -----------------------------------------------------------------------
+# ---- 6. Data from a folder ----
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 MEMORY_LIMIT = 4 * 2**30  # bytes; a folder with more pixels is read again in every epoch
@@ -604,13 +601,13 @@ class Images(Dataset):
     def collate(items):
         """A batch of what could be read: pixels (B, C, S, S) and classes (B,)."""
         good = [item for item in items if item is not None]
-        return default_collate(good) if good else (torch.empty(0), torch.empty(0, dtype=torch.long))
+        return default_collate(good) if good else (torch.empty(0, 1, 1, 1), torch.empty(0, dtype=torch.long))
 
     def batches(self, numbers):
         """A DataLoader over lists of image numbers; its own generator leaves the noise of a step alone."""
         workers = min(8, os.cpu_count() or 1, len(self.labels) // 64) if self.pixels is None else 0
         return DataLoader(self, batch_sampler=numbers, num_workers=workers, collate_fn=self.collate,
-                          pin_memory=torch.cuda.is_available(), generator=torch.Generator())  # fmt: skip
+                          pin_memory=torch.cuda.is_available(), generator=torch.Generator())
 
     def load(self):
         """Read all images into memory, and leave out the broken ones."""
@@ -634,24 +631,25 @@ def open_data(name, shape):
     root = Path(name)
     Image.init()  # PIL then knows all types of files that it can open
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
-    classes = [folder for folder in root.iterdir() if folder.is_dir() and folder.name[0] != "."]
-    files = [path for path in root.iterdir() if path.is_file()]
-    for folder in classes:  # which may be links; links below are not followed: they may lead back
-        check(os.access(folder, os.R_OK | os.X_OK), f"{folder} cannot be read.")
-        files += [path for path in folder.rglob("*") if path.is_file()]
-    files = sorted(path for path in files if path.name[0] != ".")
+    tops = [path for path in root.iterdir() if path.name[0] != "."]
+    files = [path for path in tops if not path.is_dir()]
+    for top in set(tops) - set(files):  # may be links; links below are not followed: they may lead back
+        there = os.access(top, os.R_OK | os.X_OK) and not root.resolve().is_relative_to(top.resolve())
+        check(there, f"{top} cannot be read, or leads back.")
+        files += [p for p in top.rglob("*") if p.is_symlink() or not p.is_dir() or not os.access(p, os.R_OK)]
+    files = sorted(path for path in files if "/." not in path.relative_to(root.parent).as_posix())
     paths = [path for path in files if path.suffix.lower() in known]
     nested = [path for path in paths if path.parent != root]
     left_out = Counter(path.suffix or "no suffix" for path in files if path.suffix.lower() not in known)
-    left_out += Counter({"beside the class folders": len(paths) - len(nested)} if nested else {})
+    left_out["beside the class folders"] = len(paths) - len(nested or paths)
     names, labels = np.unique([path.relative_to(root).parts[0] for path in nested], return_inverse=True)
     names, paths = names.tolist(), nested or paths
     some = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
     print(f"{root}: {len(paths)} images, {len(names)} classes{': ' * bool(names)}{some}"
-          + "".join(f"; left out {n} ({kind})" for kind, n in left_out.items()))  # fmt: skip
+          + "".join(f"; left out {n} ({kind})" for kind, n in left_out.items() if n))
     check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or as *.jpg without classes.")
     split = names and {name.lower() for name in names} <= SPLITS
-    check(not split, f"{root} is split into {some}, which are no classes: give one of these folders.")
+    check(not split, f"{root} is split into {some}: give one of these folders.")
     labels = torch.from_numpy(labels) if nested else torch.full((len(paths),), NO_CLASS)
     images = Images(names, labels, paths, shape)
     if len(paths) * math.prod(shape) <= MEMORY_LIMIT:
@@ -670,7 +668,7 @@ def data_batches(data, places, seed, device, flip=False):
     if isinstance(data, Shapes):
         for part in places:
             y = torch.randint(len(SHAPES), (len(part),), device=device)
-            yield data.draw(y), y
+            yield render_shapes(y, random_factors(len(y), device), data.size), y
         return
     n = len(data.labels)
     numbers = ([shuffled(n, seed, place // n)[place % n] for place in part] for part in places)
@@ -682,7 +680,7 @@ def data_batches(data, places, seed, device, flip=False):
         yield x, y.to(device, non_blocking=True)
 
 
-# ---- 7. FID and Inception Score, as torch-fidelity computes them ---------------------------------
+# ---- 7. FID and Inception Score, as torch-fidelity computes them ----
 
 INCEPTION_URL = ("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
                  "weights-inception-2015-12-05-6726825d.pth")  # fmt: skip
@@ -750,14 +748,14 @@ class Inception:
 
 
 def load_inception(path, device, sha256=INCEPTION_SHA256):
-    """The Inception network, from a file, which is downloaded if it is not there (None: torch.hub's cache)."""
+    """The Inception network, from a file (None: torch.hub's cache), downloaded if it is not there."""
     path = path or Path(torch.hub.get_dir(), "checkpoints", INCEPTION_URL.rpartition("/")[2])
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(INCEPTION_URL, str(path))
         except Exception as error:  # of the network or the disk
-            raise Stop(f"the download failed ({error}): get {INCEPTION_URL} and put it at {path}.", 2) from error
+            raise Stop(f"no download ({error}): get {INCEPTION_URL}, put it at {path}.", 2) from error
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     check(found == sha256, f"{path} is not the file at {INCEPTION_URL}: delete it.")
     state, layers = torch.load(path, map_location=device, weights_only=True), {}
@@ -787,7 +785,6 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
 
     With S = R R^T the last trace is the sum of the singular values of R1^T R2: real and exact for any rank.
     """
-    check(all(np.isfinite(a).all() for a in (mu1, sigma1, mu2, sigma2)), "a mean or covariance is not finite.")
     roots = []
     for sigma in (sigma1, sigma2):
         values, vectors = np.linalg.eigh(sigma)
@@ -795,7 +792,7 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
         roots.append(vectors[:, kept] * np.sqrt(values[kept]))
     cross = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()
     distance = np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * cross
-    return max(0.0, float(distance))  # below 0 by rounding only
+    return max(float(distance), 0.0)  # below 0 by rounding; in this order NaN stays NaN
 
 
 def inception_score(logits, splits=10):
@@ -810,7 +807,7 @@ def inception_score(logits, splits=10):
     return float(np.mean(scores)), float(np.std(scores))
 
 
-# ---- 8. Runs: checkpoints, log, pictures, and the training loop ----------------------------------
+# ---- 8. Runs: checkpoints, log, pictures, and the training loop ----
 
 CHECKPOINT = "checkpoint-last.pth"  # the official code's name
 WEIGHTS = {"raw": "model", "ema1": "model_ema1", "ema2": "model_ema2"}  # --weights: key in the file
@@ -825,12 +822,14 @@ def make_folder(path):
 
 
 def write_whole(path, write):
-    """write(a file beside path), then rename: there is the old file or the new one, never half of it."""
-    temporary = Path(path).with_name(f".part-{Path(path).name}")  # the suffix stays: np.savez looks at it
+    """write(a file beside path), then rename: there is the old file or the new, never half."""
+    temporary = Path(path).with_name(f".part-{Path(path).name}")  # np.savez wants its suffix
     try:
         write(temporary)
         os.replace(temporary, path)
-    finally:  # if, say, the disk is full
+    except RuntimeError as error:  # of torch.save
+        raise OSError(f"{path} cannot be written: is the disk full?") from error
+    finally:
         temporary.unlink(missing_ok=True)
 
 
@@ -843,8 +842,7 @@ def save_checkpoint(path, networks, optimizer, step, config):
 
 
 def load_checkpoint(path):
-    """What a checkpoint file holds, names without prefix; nothing in it is executed."""
-    check(path.is_file(), f"there is no checkpoint {path}.")
+    """What a checkpoint holds, names without prefix; nothing in it is executed."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # flags of the official code
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -855,27 +853,26 @@ def load_checkpoint(path):
         assert checkpoint["model"], "it holds no 'model'"
     except Exception as error:  # whatever bytes may cause
         reason = str(error).partition("\n")[0]
-        raise Stop(f"{path} cannot be read as a checkpoint of a JiT: {reason}", 2) from error
+        raise Stop(f"{path} is no checkpoint of a JiT: {reason}", 2) from error
     return checkpoint
 
 
 def official_config(weights, flags):
-    """The config of a file of the official code, from the shapes of its weights and its flags."""
+    """The config of an official checkpoint, from the shapes of its weights and its flags."""
     r, channels, patch, _ = weights["x_embedder.proj1.weight"].shape
     rows, width = weights["y_embedder.embedding_table.weight"].shape
     depth = sum(name.endswith("attn.qkv.weight") for name in weights)
     size = math.isqrt(weights["pos_embed"].shape[1]) * patch
     heads = width // len(weights["blocks.0.attn.q_norm.weight"])
     network = dict(size=size, patch=patch, classes=rows - 1, depth=depth, width=width, heads=heads, bottleneck=r,
-                   channels=channels)  # fmt: skip
+                   channels=channels)
     if "in_context_posemb" in weights:
         starts = {model["depth"]: model["context_start"] for model in MODELS.values()}
         start = starts.get(depth, depth // 3)
         network |= dict(context_tokens=weights["in_context_posemb"].shape[1], context_start=start)
-        if depth not in starts:  # no shape tells
-            print(f"assumed: in-context tokens join before block {start}", file=sys.stderr)
-    scale, clip = flags.get("noise_scale", max(1.0, size / 256)), flags.get("t_eps", T_CLIP)
-    return dict(network=network, flow=dict(noise_scale=scale, t_clip=clip), names=[], data="")
+        print(f"assumed, as no shape tells: in-context tokens join before block {start}", file=sys.stderr)
+    flow = dict(noise_scale=flags.get("noise_scale", max(1.0, size / 256)), t_clip=flags.get("t_eps", T_CLIP))
+    return dict(network=network, flow=flow, names=[], data="")
 
 
 def load_run(path, weights, device):
@@ -896,17 +893,17 @@ def load_run(path, weights, device):
 
 
 def resume(out, networks, optimizer, config):
-    """Restore the run in folder `out`, if there is one; returns the number of steps it has done."""
+    """Restore the run in folder `out`, if there is one; returns how many steps it has done."""
     path = out / CHECKPOINT
     if not path.exists():
         fresh = (out / "log.jsonl").exists() or not out.is_file() and not any(out.glob("[!.]*"))
         check(fresh, f"--out {out} is there already and is no run; choose another.")
         return 0
     checkpoint = load_checkpoint(path)
-    check("config" in checkpoint, f"{path} is not from jit.py and cannot be trained further.")
+    check(all(map(checkpoint.get, ["config", "optimizer", "step", *networks])), f"{path} is no whole run of jit.py.")
     before, now = ({**c["network"], **c["flow"], **c["recipe"], "classes": c["names"], "images": c["images"]}
-                   for c in (checkpoint["config"], config))  # fmt: skip
-    others = ", ".join(f"{key} {before.get(key)}" for key in now if before.get(key) != now[key])
+                   for c in (checkpoint["config"], config))
+    others = ", ".join(f"{key} {str(before.get(key))[:150]}" for key in before | now if before.get(key) != now.get(key))
     check(not others, f"{out} is a run with {others}: give the same, or choose another --out.")
     for key, network in networks.items():
         network.load_state_dict(checkpoint[key])
@@ -915,7 +912,7 @@ def resume(out, networks, optimizer, config):
 
 
 def summarize(seen, parameters):
-    """Of pairs loss, t, (b,) each: mean loss, the same in ten bins of t (None: empty), gradient's norm."""
+    """Of pairs loss, t: the mean loss, that in ten bins of t (None: empty), and the gradient's norm."""
     loss, t = (torch.cat(column).cpu() for column in zip(*seen))
     bins = [loss[(t * 10).long().clamp(max=9) == i] for i in range(10)]
     by_t = [part.mean().item() if len(part) else None for part in bins]
@@ -924,18 +921,18 @@ def summarize(seen, parameters):
 
 
 def pick_classes(n, classes, names=(), wanted=""):
-    """For n images the numbers (n,) and the names of classes: those wanted, or all, in turn."""
+    """For n images the numbers (n,) and names of classes: those wanted, or all, in turn."""
     chosen = []
     for word in wanted.split(",") if wanted else []:
         known = word in names or word.isdecimal() and int(word) < classes
-        check(known, f"--classes {word}: there are {classes} classes: {', '.join(names) or 'by number'}.")
+        check(known, f"--classes {word}: there are {classes} classes, as {', '.join(names[:9]) or 'numbers'}.")
         chosen.append(names.index(word) if word in names else int(word))
     y = [(chosen or range(classes) or [NO_CLASS])[i % max(1, len(chosen) or classes)] for i in range(n)]
     return torch.tensor(y), [names[label] if 0 <= label < len(names) else str(label) for label in y]
 
 
 def draw_sheet(path, images, captions, columns=10):
-    """uint8 images (n, C, H, W), enlarged to a side of 96 at least, in rows with captions, as a PNG."""
+    """uint8 images (n, C, H, W), enlarged to a side of 96 or more, with captions, as a PNG."""
     zoom = math.ceil(96 / images.shape[-1])
     arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy().repeat(zoom, 1).repeat(zoom, 2)
     height, width = arrays.shape[1] + 18, arrays.shape[2] + 4
@@ -955,8 +952,8 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
     accum: parts of a batch, one after the other, to save memory; decay: the share of the run in which lr
     falls to 0; caught: a list: a signal's number in it stops the run, which is saved. Raises Stop.
     """
-    out, device, parameters = Path(out), net.pos_embed.device, list(net.parameters())
     rank, world = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)  # of torchrun
+    out, device, parameters = Path(out), net.pos_embed.device, list(net.parameters())
     # What is trained: the network, and two averages of its weights.
     networks = {"model": net} | {key: copy.deepcopy(net).eval() for key in AVERAGES}
     optimizer = torch.optim.AdamW(parameters, lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
@@ -966,11 +963,11 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
     # Where it goes on. What `config` says must not change then, but for the place of the data.
     recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, decay=decay, flip=flip, seed=seed)
     config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe, names=list(data.names),
-                  images=len(data.labels), data=data_name)  # fmt: skip
+                  images=len(data.labels), data=data_name)
     done = resume(out, networks, optimizer, config)
     if rank == 0:
         print(f"{out}: {flow.pred}-prediction, patches of {net.shape[0] * net.patch**2} numbers, {device}, "
-              f"{f'goes on after step {done}' if done else 'new'}, to step {steps}")  # fmt: skip
+              f"{f'goes on after step {done}' if done else 'new'}, to step {steps}")
     make_folder(out)
     parts = range(rank * accum, (rank + 1) * accum)  # of a batch, for this process
     count = batch_size // (accum * world)  # images of a part
@@ -978,7 +975,6 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
     batches = data_batches(data, (range(i, i + count) for i in starts), seed, device, flip)
     bar = tqdm(range(done + 1, steps + 1), out.name, steps, initial=done, unit="step", disable=rank > 0)
     seen, logged, clock = [], done, time.perf_counter()
-
     for step in bar:
         for part in parts:
             torch.manual_seed(mix_seed(seed, step, part))  # the same draws, whether it was stopped or not
@@ -991,12 +987,11 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
                 optimizer.zero_grad()
             (loss.mean() / accum).backward()
             seen.append((loss.detach(), t))  # stay on the device: no step waits for a GPU
-        group = optimizer.param_groups[0]
-        group["lr"] = lr * min(1.0, step / max(1, warmup), (steps - step + 1) / max(1, decay * steps))
+        rate = lr * min(1.0, step / max(1, warmup), (steps - step + 1) / max(1, decay * steps))
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         for key, (memory, window) in AVERAGES.items():
             update_average(list(networks[key].parameters()), parameters, memory, window, step)
-
         last, stop = step == steps, bool(caught) and world == 1
         log = last or step % log_every == 0 or step % save_every == 0
         if log and world > 1:  # all processes must stop at the same step
@@ -1004,11 +999,10 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
             torch.distributed.all_reduce(votes)
             stop = votes.item() > 0
         if log or stop:
-            line = dict(step=step, lr=group["lr"]) | summarize(seen, parameters)
+            line = dict(step=step, lr=rate) | summarize(seen, parameters)
             loss, norm = line["loss"], line["grad_norm"]
             if not math.isfinite(loss + norm):
-                raise Stop(f"at step {step} the loss is {loss}, its gradient {norm}; what is saved in {out} is from "
-                           "before. Try a lower --lr and another --out.", 1)  # fmt: skip
+                raise Stop(f"at step {step} the loss is {loss}, its gradient {norm}: a lower --lr, another --out?", 1)
             line["images_per_s"] = (step - logged) * batch_size / (time.perf_counter() - clock)
             line["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
             seen, logged, clock = [], step, time.perf_counter()
@@ -1019,16 +1013,19 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
         if rank == 0 and (last or stop or step % save_every == 0):
             save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
         if rank == 0 and (last or step % sample_every == 0):
-            y, captions = pick_classes(40, net.classes, data.names)
-            images = sample_images(networks["model_ema1"], y.to(device), flow, net.shape, cfg=cfg)
-            draw_sheet(out / f"samples-{step:06d}.png", torch.cat(list(images)), captions)
+            try:
+                y, captions = pick_classes(40, net.classes, data.names)
+                images = sample_images(networks["model_ema1"], y.to(device), flow, net.shape, cfg=cfg)
+                draw_sheet(out / f"samples-{step:06d}.png", torch.cat(list(images)), captions)
+            except Exception as error:  # lack of memory, say
+                tqdm.write(f"no samples at step {step}: {error}", file=sys.stderr)
         if stop:
             raise Stop(f"stopped and saved at step {step}; the same command goes on.", 128 + max(caught, default=2))
     if rank == 0:
         print(f"done: see {out / f'samples-{steps:06d}.png'}, and more with: python jit.py sample {out}")
 
 
-# ---- 9. The command line -------------------------------------------------------------------------
+# ---- 9. The command line ----
 
 MAY_BE_0 = "bottleneck context_tokens context_start label_drop warmup decay seed cfg".split()
 
@@ -1039,7 +1036,7 @@ def add_train_flags(add):
     add("--data", default="shapes", help="shapes, or a folder: FOLDER/CLASS/*.jpg or FOLDER/*.jpg")
     add("--out", type=Path, help="run folder; None: runs/DATA-MODEL-PATCH-PRED")
     add("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, and the side of a patch")
-    add("--size", type=int, default=64, help="height and width of the images in pixels")
+    add("--size", type=int, default=64, help="side of the images in pixels")
     for name in "patch depth width heads bottleneck context-tokens context-start".split():
         add(f"--{name}", type=int, help="of the network; None: as --model says")
     add("--rope", action=switch, default=True, help="rotary position embedding (Table 4)")
@@ -1048,13 +1045,13 @@ def add_train_flags(add):
     add("--loss", choices=("x", "eps", "v"), default="v", help="where prediction and truth are compared")
     add("--mu", type=float, default=-0.8, help="mean of logit(t); lower is noisier (Table 3)")
     add("--sigma", type=float, default=0.8, help="standard deviation of logit(t)")
-    add("--noise-scale", type=float, help="standard deviation of eps; None: size / 256, but at least 1")
-    add("--label-drop", type=float, default=0.1, help="share of the images that are trained without class")
+    add("--noise-scale", type=float, help="standard deviation of eps; None: size / 256, at least 1")
+    add("--label-drop", type=float, default=0.1, help="share of images without their class")
     add("--steps", type=int, default=4200, help="training steps; raise it to train on")
-    add("--accum", type=int, default=1, help="parts of a batch, one after the other, to save memory")
+    add("--accum", type=int, default=1, help="parts of a batch, in turn, to save memory")
     add("--lr", type=float, help="learning rate; None: Ti 4e-3, S 5e-4, others 5e-5 * batch size / 256")
-    add("--warmup", type=int, default=100, help="steps in which the learning rate rises")
-    add("--decay", type=float, help="share of the run in which it falls to 0 at last; None: Ti, S .5, others 0")
+    add("--warmup", type=int, default=100, help="steps in which it rises")
+    add("--decay", type=float, help="share of the run in which it falls to 0; None: Ti, S 0.5, others 0")
     add("--flip", action=switch, help="mirror half of the images; None: all data but shapes")
     for name, steps in dict(log=50, save=500, sample=1000).items():
         add(f"--{name}-every", type=int, default=steps, help=f"steps from one {name} to the next")
@@ -1065,33 +1062,33 @@ def parse_flags(words=None):
     parser = argparse.ArgumentParser(prog="jit.py", description="Train and sample a Just image Transformer.")
     commands = parser.add_subparsers(dest="command", required=True)
     style = dict(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    training = commands.add_parser("train", help="train a network, or go on with a run", **style)
-    sampling = commands.add_parser("sample", help="draw images with a trained network", **style)
-    measuring = commands.add_parser("eval", help="FID and Inception Score", **style)
-    add_train_flags(training.add_argument)
-    sampling.add_argument("run", help="run folder or checkpoint file, of ours or of the official code")
-    sampling.add_argument("--classes", default="", help="names or numbers, with commas; they take turns")
-    sampling.add_argument("--png-dir", type=Path, help="write every image to this folder")
-    measuring.add_argument("run", help="a run, a checkpoint file, or a folder of images")
-    measuring.add_argument("--size", type=int, help="side in pixels of the images of a folder")
-    measuring.add_argument("--reference", help="a folder, or a file of statistics; None: the training data")
-    measuring.add_argument("--stats", type=Path, help="write the reference's statistics to this .npz file")
-    measuring.add_argument("--inception", type=Path, help="file of the Inception weights; None: a download")
-    for add, n in ((sampling.add_argument, 40), (measuring.add_argument, 1000)):
+    add_train = commands.add_parser("train", help="train a network, or go on with a run", **style).add_argument
+    add_sample = commands.add_parser("sample", help="draw images with a trained network", **style).add_argument
+    add_eval = commands.add_parser("eval", help="FID and Inception Score", **style).add_argument
+    add_train_flags(add_train)
+    add_sample("run", help="run folder or checkpoint file, of ours or of the official code")
+    add_sample("--classes", help="names or numbers, with commas; they take turns")
+    add_sample("--png-dir", type=Path, help="write every image to this folder")
+    add_eval("run", help="a run, a checkpoint file, or a folder of images")
+    add_eval("--size", type=int, help="side in pixels of the images of a folder")
+    add_eval("--reference", help="a folder, or a file of statistics; None: the training data")
+    add_eval("--stats", type=Path, help="write the reference's statistics to this .npz file")
+    add_eval("--inception", type=Path, help="file of the Inception weights; None: a download")
+    for add, n in ((add_sample, 40), (add_eval, 1000)):
         add("--n", type=int, default=n, help="number of images")
-        add("--interval", type=float, nargs=2, default=(0.1, 1.0), help="guidance acts for t between these two")
+        add("--interval", type=float, nargs=2, default=(0.1, 1.0), help="guidance is for t between these")
         add("--sampling-steps", type=int, default=50, help="steps from noise to data")
         add("--solver", default="heun", choices=("heun", "euler"), help="of the differential equation")
         add("--weights", default="ema1", choices=WEIGHTS, help="those trained, or one of their averages")
-    for command, batch_size, t_clip in ((training, 16, T_CLIP), (sampling, 50, None), (measuring, 50, None)):
-        command.add_argument("--batch-size", type=int, default=batch_size, help="images at a time")
-        command.add_argument("--cfg", type=float, default=2.0, help="weight of classifier-free guidance; 1: none")
-        command.add_argument("--t-clip", type=float, default=t_clip, help="smallest 1 - t, or t, in a division")
-        command.add_argument("--seed", type=int, default=0, help="of all that is random")
-        command.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"), help="to use")
-        command.add_argument("--compile", action="store_true", help="torch.compile: wait a minute, then faster")
-    for each in (parser, training, sampling, measuring):
-        each.error = lambda message: parser.exit(2, f"jit.py: {message}; --help lists what there is.\n")
+    for add, batch_size, t_clip in ((add_train, 16, T_CLIP), (add_sample, 50, None), (add_eval, 50, None)):
+        add("--batch-size", type=int, default=batch_size, help="images at a time")
+        add("--cfg", type=float, default=2.0, help="weight of classifier-free guidance; 1: none")
+        add("--t-clip", type=float, default=t_clip, help="smallest 1 - t, or t, in a division")
+        add("--seed", type=int, default=0, help="of all that is random")
+        add("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"), help="to use")
+        add("--compile", action="store_true", help="torch.compile: a minute, then faster")
+    for each in (parser, *commands.choices.values()):
+        each.error = lambda message: parser.exit(2, f"jit.py: {message}; see --help.\n")
     return parser.parse_args(words)
 
 
@@ -1109,18 +1106,18 @@ def flags_of(function, args):
 
 
 def run_train(args):
-    """python jit.py train: preset and flags to the arguments of JiT, Flow and train."""
+    """python jit.py train: from flags to the arguments of JiT, Flow and train."""
     name, _, patch = args.model.partition("/")
-    check(name in MODELS and patch.isdecimal(), f"--model {args.model}: {', '.join(MODELS)}, as in B/16.")
+    check(name in MODELS and patch.lstrip("0").isdecimal(), f"--model {args.model}: {', '.join(MODELS)}, as in B/16.")
     network = MODELS[name] | dict(patch=int(patch)) | flags_of(JiT, args)
     out = args.out or Path("runs", f"{Path(args.data).stem}-{name}-{network['patch']}-{args.pred}")
     args.noise_scale = args.noise_scale or max(1.0, args.size / 256)
     lr, decay = {"Ti": (4e-3, 0.5), "S": (5e-4, 0.5)}.get(name, (5e-5 * args.batch_size / 256, 0.0))
     args.lr, args.decay = args.lr or lr, decay if args.decay is None else args.decay
+    check(not args.flip or args.data != "shapes", "--flip: shapes are not mirrored.")
     args.flip = args.data != "shapes" if args.flip is None else args.flip
     device, world = choose_device(args.device), int(os.environ.get("WORLD_SIZE") or 1)
-    share = args.accum * world
-    check(args.batch_size % share == 0, f"--batch-size {args.batch_size} is no multiple of its {share} parts.")
+    check(args.batch_size % (args.accum * world) == 0, "--batch-size is no multiple of --accum and processes.")
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))  # set by torchrun, as is WORLD_SIZE
     if world > 1:
@@ -1136,13 +1133,13 @@ def run_train(args):
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
-    known = dict(data=data, out=out, data_name=args.data, caught=caught)
-    train(net, Flow(**flags_of(Flow, args)), **flags_of(train, args) | known)
+    flags = flags_of(train, args) | dict(data=data, out=out, data_name=args.data, caught=caught)
+    train(net, Flow(**flags_of(Flow, args)), **flags)
 
 
 def open_run(args, classes=""):
     """(network, config, captions, batches of samples) of the run and the flags of a command."""
-    check(args.interval[0] < args.interval[1], "--interval: the first number must be the lower one.")
+    check(0 <= args.interval[0] < args.interval[1] <= 1, "--interval: two numbers from 0 to 1, the lower first.")
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
     flow.t_clip = args.t_clip or flow.t_clip
     args.cfg = args.cfg if net.classes > 1 else 1.0  # one class leaves nothing to guide towards
@@ -1174,7 +1171,8 @@ def load_statistics(path):
     try:
         with np.load(path) as file:
             mu, sigma = file["mu"].astype(float), file["sigma"].astype(float)
-        assert sigma.shape == mu.shape * 2 == (2048, 2048), "its mu and sigma have other shapes"
+        sound = sigma.shape == mu.shape * 2 == (2048, 2048) and np.isfinite(mu.sum() + sigma.sum())
+        assert sound and sigma.diagonal().min() >= 0, "mu and sigma are no mean and covariance"
     except Exception as error:  # whatever bytes may cause
         raise Stop(f"{path} holds no statistics of Inception features: {error}.", 2) from error
     return mu, sigma
@@ -1184,7 +1182,7 @@ def read_images(name, shape, args, device):
     """(number, uint8 batches) of the images of a folder, or of args.n new shapes."""
     torch.manual_seed(args.seed + 1)
     data = open_data(name, shape)
-    n = args.n if isinstance(data, Shapes) else len(data.labels)
+    n = len(data.labels) or args.n
     places = [range(i, min(i + args.batch_size, n)) for i in range(0, n, args.batch_size)]
     return n, (to_uint8(x) for x, _ in data_batches(data, places, args.seed, device))
 
@@ -1193,13 +1191,13 @@ def run_eval(args):
     """python jit.py eval: FID and Inception Score of a run, or of a folder of images."""
     device, reference, logits = choose_device(args.device), args.reference, []
     if Path(args.run).is_dir() and not Path(args.run, CHECKPOINT).exists():
-        check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size, their side.")
+        check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
         shape = (3, args.size, args.size)
-        n, batches = read_images(args.run, shape, args, device)
+        n, batches = read_images(f"{args.run}/", shape, args, device)
     else:
         net, config, _, batches = open_run(args)
         n, shape, reference = args.n, net.shape, reference or config["data"]
-    check(reference, "give --reference, a folder or a file of statistics: what to compare with is not known.")
+    check(reference, "give --reference, a folder or a file of statistics.")
     if args.stats:
         check(args.stats.suffix == ".npz", f"--stats {args.stats}: its name must end in .npz.")
         make_folder(args.stats.parent)
@@ -1211,10 +1209,8 @@ def run_eval(args):
             logits.extend(scores.cpu() if keep else [])
             yield found
 
-    if Path(reference).is_file():
-        mu, sigma = load_statistics(reference)
-    else:
-        _, mu, sigma = moments(features(*read_images(reference, shape, args, device)))
+    mu, sigma = (load_statistics(reference) if Path(reference).is_file()
+                 else moments(features(*read_images(reference, shape, args, device)))[1:])
     if args.stats:
         write_whole(args.stats, functools.partial(np.savez, mu=mu, sigma=sigma))
     n, mean, covariance = moments(features(n, batches, keep=True))
@@ -1228,14 +1224,18 @@ def main(words=None):
     try:
         args = parse_flags(words)
         for name, value in vars(args).items():  # of numbers, only mu may be negative, and few of them 0
+            right = value not in ("", Path())
             if type(value) in (int, float):
-                right = value > 0 or value == 0 and name in MAY_BE_0 or name == "mu"
-                check(right and abs(value) < 2**63, f"--{name.replace('_', '-')} {value} is out of range.")
-        check(args.command == "train" or not os.environ.get("RANK"), "torchrun is for train; run this without.")
+                most = 1 if name in ("label_drop", "decay", "t_clip") else 2**62
+                right = (value > 0 or value == 0 and name in MAY_BE_0 or name == "mu") and abs(value) <= most
+            check(right, f"--{name.replace('_', '-')} '{value}' is out of range.")
+        check(args.command == "train" or not os.environ.get("RANK"), "torchrun is for train only.")
         {"train": run_train, "sample": run_sample, "eval": run_eval}[args.command](args)
-    except (Stop, OSError, KeyboardInterrupt) as error:
-        sentence, code = error.args if isinstance(error, Stop) else (str(error) or "interrupted", 2)
-        tqdm.write(f"jit.py: {sentence}", file=sys.stderr)  # below the bar, if there is one
+    except (Stop, OSError, ValueError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        code = 1 if isinstance(error, RuntimeError) else 2  # RuntimeError: torch's, such as lack of memory
+        sentence, code = error.args if isinstance(error, Stop) else (said, code)
+        tqdm.write(f"jit.py: {sentence}", file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else code
     finally:
         if torch.distributed.is_initialized():
@@ -1244,4 +1244,5 @@ def main(words=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # for any name
     sys.exit(main())
