@@ -1,7 +1,10 @@
 """Metrics against torch-fidelity's numbers, closed forms and brute force. The recorded numbers were made with
-torch-fidelity 0.4.0 (its FeatureExtractorInceptionV3, isc_features_to_metric and kid_features_to_metric) on a CPU."""
+torch-fidelity 0.4.0 (its FeatureExtractorInceptionV3 and isc_features_to_metric) on a CPU."""
 
+import functools
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 from PIL import Image
 
 import jit
+from test_runs import TINY, call, own_folder, save  # noqa: F401
 
 # Every layer of torch-fidelity's network: name, out channels, in channels, kernel height, kernel width.
 LAYERS = """
@@ -76,20 +80,20 @@ def blocks(n, height, width, seed=0):
 
 
 @pytest.fixture(scope="module")
-def weights():
-    return seeded_weights()
-
-
-@pytest.fixture(scope="module")
-def weights_file(weights, tmp_path_factory):
+def weights_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(weights, path)
+    torch.save(seeded_weights(), path)
     return path
 
 
 @pytest.fixture(scope="module")
-def network(weights_file):
-    return jit.load_inception(weights_file, True, "cpu")[0]
+def sha256(weights_file):
+    return hashlib.sha256(weights_file.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def network(weights_file, sha256):
+    return jit.load_inception(weights_file, "cpu", sha256)
 
 
 # Every 500th feature and every 300th logit of both pictures, from torch-fidelity with the seeded weights.
@@ -111,17 +115,18 @@ def test_inception_gives_the_numbers_of_torch_fidelity(network, size):
 
     1e-4 of the largest number: the rounding of fp32 makes 1e-6, pytorch-fid's half-pixel resize more than 1e-3.
     """
-    features, logits = jit.inception_features(network, blocks(2, *size))
+    features, logits = network(blocks(2, *size))
     assert features.shape == (2, 2048) and logits.shape == (2, 1008)
     for ours, theirs in zip((features[:, ::500], logits[:, ::300]), REFERENCE[size]):
         assert np.abs(ours.flatten().numpy() - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
-def test_inception_takes_grey_images(network):
-    """Protects one-channel data sets: grey is the same as three equal channels."""
+def test_inception_takes_grey_images_but_no_floats(network):
+    """Grey is three equal channels. Floats in [-1, 1], nearly constant as 0 ... 255, would make every FID excellent."""
     grey = blocks(1, 32, 32)[:, :1]
-    colour = grey.repeat(1, 3, 1, 1)
-    assert torch.equal(jit.inception_features(network, grey)[0], jit.inception_features(network, colour)[0])
+    assert torch.equal(network(grey)[0], network(grey.repeat(1, 3, 1, 1))[0])
+    with pytest.raises(AssertionError):
+        network(torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -136,60 +141,41 @@ def test_resize_of_a_ramp_is_the_source_coordinate(dim):
     assert torch.equal(jit.resize_tf1(full, dim), full)
 
 
-def test_wrong_hash_is_refused_and_the_flag_is_named(weights_file):
-    """Protects published numbers from another network's weights; the flag allows them and the hash is reported."""
-    with pytest.raises(jit.Stop, match="--inception-any-hash"):
-        jit.load_inception(weights_file, False, "cpu")
-    sha256 = jit.load_inception(weights_file, True, "cpu")[1]
-    assert len(sha256) == 64 and sha256 != jit.INCEPTION_SHA256
+def test_wrong_checksum_is_refused(weights_file):
+    """Protects published numbers from another network's weights, partly loaded or damaged ones: the file is the file.
 
-
-@pytest.mark.parametrize("spoil", ["missing", "extra", "shape", "garbage"])
-def test_weights_must_fit_exactly(tmp_path, weights, spoil):
-    """Protects against a partly loaded network, which gives numbers all the same."""
-    state = dict(weights)
-    if spoil == "missing":
-        del state["Mixed_6c.branch7x7_2.bn.running_var"]
-    if spoil == "extra":
-        state["AuxLogits.conv0.conv.weight"] = torch.zeros(1)
-    if spoil == "shape":
-        state["Mixed_7c.branch1x1.conv.weight"] = torch.zeros(320, 5, 1, 1)
-    torch.save(state, tmp_path / "weights.pth")
-    if spoil == "garbage":
-        (tmp_path / "weights.pth").write_bytes(b"<html>Not Found</html>")
-    with pytest.raises(jit.Stop, match="weights.pth"):
-        jit.load_inception(tmp_path / "weights.pth", True, "cpu")
-
-
-def test_batch_counters_are_not_needed(tmp_path, weights, network):
-    """Protects files without the 94 num_batches_tracked, which nothing uses, and of the format before torch 1.6."""
-    state = {name: value for name, value in weights.items() if "num_batches_tracked" not in name}
-    torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
-    loaded = jit.load_inception(tmp_path / "weights.pth", True, "cpu")[0]
-    assert loaded.keys() == network.keys()
+    The true name says which one is meant: torch.hub's files end in the first letters of their SHA-256.
+    """
+    with pytest.raises(jit.Stop, match="inception.pth.*SHA-256"):
+        jit.load_inception(weights_file, "cpu")
+    assert f"-{jit.INCEPTION_SHA256[:8]}.pth" in jit.INCEPTION_URL
 
 
 def test_offline_error_says_what_to_put_where(tmp_path, monkeypatch):
-    """Protects the user of a machine without network: one sentence with the address, the name and the folder."""
-
-    def fail(*args, **kwargs):
-        raise OSError("no network")
-
+    """Protects the user of a machine without network: one sentence with the address and the place."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    with pytest.raises(jit.Stop) as error:
-        jit.load_inception(None, False, "cpu")
-    assert jit.INCEPTION_URL in error.value.args[0] and str(tmp_path / "checkpoints") in error.value.args[0]
+    for path, place in ((None, tmp_path / "checkpoints"), (Path("mine.pth"), "mine.pth")):
+        with pytest.raises(jit.Stop) as error:
+            jit.load_inception(path, "cpu")
+        assert "no network" in error.value.args[0]
+        assert jit.INCEPTION_URL in error.value.args[0] and str(place) in error.value.args[0]
 
 
-@pytest.mark.parametrize("name", jit.INCEPTION_FILES)
-def test_cached_weights_are_found_under_both_names(tmp_path, monkeypatch, weights_file, name):
-    """Protects the download: who has the file from pytorch-fid or torch-fidelity needs no other."""
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / name).symlink_to(weights_file)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", None)  # a call would fail
-    assert len(jit.load_inception(None, True, "cpu")[0]) == 95  # 94 convolutions and fc
+def test_download_is_taken_once_and_found_again(tmp_path, monkeypatch, weights_file, sha256):
+    """It goes to torch.hub's cache, whose folders need not be there, and is checked when it comes."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    asked = []
+
+    def download(url, path):
+        asked.append(url)
+        Path(path).symlink_to(weights_file)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    for _ in range(2):
+        assert len(jit.load_inception(None, "cpu", sha256).layers) == 95  # 94 convolutions and fc
+    assert asked == [jit.INCEPTION_URL]
+    with pytest.raises(jit.Stop, match="SHA-256"):
+        jit.load_inception(None, "cpu")
 
 
 def test_to_uint8_rounds_and_clips():
@@ -245,24 +231,35 @@ def test_frechet_distance_is_symmetric_and_zero_on_itself():
     assert jit.frechet_distance(mu1, 0 * sigma1, mu1, sigma1) == pytest.approx(np.trace(sigma1))
 
 
+def gaussian_features():
+    rng = np.random.RandomState(3)
+    rng.standard_normal((237, 50))  # the recorded number came after the logits below, from one generator
+    a = torch.tensor(rng.standard_normal((120, 16)))
+    return a, torch.tensor(rng.standard_normal((90, 16)) * 1.2 + 0.3)
+
+
 def test_fid_is_that_of_torch_fidelity():
-    """Protects N - 1 and the sign of each term: the recorded value, on the features of test_kid_... (same seed)."""
-    ours = [jit.Moments() for _ in range(2)]
-    for statistics, features in zip(ours, gaussian_features()):
-        statistics.add(features)
-    distance = jit.frechet_distance(ours[0].mean, ours[0].covariance(), ours[1].mean, ours[1].covariance())
-    assert distance == pytest.approx(4.5309561082396925, rel=1e-12)
+    """Protects N - 1 and the sign of each term: the recorded value."""
+    (_, mu1, sigma1), (_, mu2, sigma2) = (jit.moments(features.split(50)) for features in gaussian_features())
+    assert jit.frechet_distance(mu1, sigma1, mu2, sigma2) == pytest.approx(4.5309561082396925, rel=1e-12)
 
 
-def test_streaming_equals_numpy():
-    """Protects the merge formula: uneven batches, one of a single row, and a mean far from zero."""
+def test_moments_are_numpys():
+    """Protects sums over batches: uneven ones, one of a single row, fp32 features, and a mean far from zero."""
     x = np.random.RandomState(0).standard_normal((57, 7)) + 1000
-    statistics = jit.Moments()
-    for part in np.split(x, [1, 20, 21, 50]):
-        statistics.add(torch.tensor(part))
-    assert statistics.n == 57
-    np.testing.assert_allclose(statistics.mean, x.mean(0), rtol=1e-14)
-    np.testing.assert_allclose(statistics.covariance(), np.cov(x.T), atol=1e-12)  # sums of squares would leave 1e-9
+    n, mean, covariance = jit.moments(torch.tensor(part) for part in np.split(x, [1, 20, 21, 50]))
+    assert n == 57
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(covariance, np.cov(x.T), atol=1e-12)  # sums of squares would leave 1e-9
+    whole, halves = jit.moments([torch.tensor(x)]), jit.moments(torch.tensor(x).split(13))
+    np.testing.assert_allclose(halves[1], whole[1], rtol=1e-14)
+    np.testing.assert_allclose(halves[2], whole[2], rtol=0, atol=1e-12)
+    single = torch.tensor(x, dtype=torch.float32)
+    assert jit.moments(single.split(20))[2].dtype == np.float64
+    np.testing.assert_allclose(jit.moments(single.split(20))[2], np.cov(single.double().numpy().T), atol=1e-12)
+    for too_few in ([], [torch.zeros(1, 7)]):
+        with pytest.raises(jit.Stop, match="two images"):
+            jit.moments(too_few)
 
 
 def test_inception_score_closed_forms():
@@ -293,205 +290,129 @@ def gaussian_features():
     return a, torch.tensor(rng.standard_normal((90, 16)) * 1.2 + 0.3)
 
 
-def test_kid_is_that_of_torch_fidelity():
-    """Protects kernel, subsets and their order: recorded."""
-    value = jit.kid(*gaussian_features(), subsets=20, size=50)
-    assert value == pytest.approx(0.36886200830355814, rel=1e-10)
+# ---- The command ---------------------------------------------------------------------------------
 
 
-def test_kid_is_unbiased():
-    """Protects the left-out diagonal: two sets of one distribution average 0, within the standard error."""
-    rng = np.random.RandomState(0)
-    values = []
-    for _ in range(300):
-        a, b = (torch.tensor(rng.standard_normal((20, 8))) for _ in range(2))
-        values.append(jit.kid(a, b, subsets=1))
-    assert abs(np.mean(values)) < 4 * np.std(values) / 300**0.5
-    assert min(values) < 0  # an unbiased estimate of 0 is sometimes negative
+@pytest.fixture
+def seeded(monkeypatch, sha256):
+    """jit.py takes the seeded weights for the true ones."""
+    monkeypatch.setattr(jit, "load_inception", functools.partial(jit.load_inception, sha256=sha256))
 
 
-def shapes(n, seed):
-    """Pictures 32 x 32: a bright square (even numbers) or striped disc (odd) in the upper left, on a varied ground."""
-    rng = np.random.RandomState(seed)
-    y, x = np.mgrid[:32, :32]
-    pictures = []
-    for i in range(n):
-        centre, radius = rng.uniform(9, 15, 2), rng.uniform(4, 7)
-        down, right = np.abs(y - centre[0]), np.abs(x - centre[1])
-        inside = np.maximum(down, right) < radius
-        if i % 2 == 1:
-            inside = (np.hypot(down, right) < radius) & (x % 4 < 2)
-        ground, colour = rng.uniform(0, 100, 3), rng.uniform(130, 255, 3)
-        pictures.append(np.where(inside, colour[:, None, None], ground[:, None, None]))
-    return torch.tensor(np.stack(pictures)).round().to(torch.uint8)
+@pytest.fixture
+def distances(monkeypatch):
+    """What frechet_distance is asked, in the place of an answer: with 2048 features that takes seconds."""
+    asked = []
+    monkeypatch.setattr(jit, "frechet_distance", lambda *statistics: asked.append(statistics) or 1.5)
+    return asked
 
 
-def statistics_of(images):
-    statistics = jit.Moments()
-    statistics.add(jit.random_features(images))
-    return statistics
+def folder(name, n, seed, size=32):
+    """n pictures of 4 x 4 plain colours, as PNG in two classes; returns them."""
+    images = blocks(n, size, size, seed)
+    for i, image in enumerate(images):
+        save(f"{name}/{'ab'[i % 2]}/{i:02d}.png", 0, (size, size))
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(f"{name}/{'ab'[i % 2]}/{i:02d}.png")
+    return torch.cat([images[::2], images[1::2]])
 
 
-def test_rfd_sees_noise_blur_missing_classes_layout_and_repeats():
-    """Protects what rfd is for: damage counts for more than another sample, and more damage for more than less."""
-    reference, images = statistics_of(shapes(300, seed=0)), shapes(300, seed=1)
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-
-    def rfd(images):
-        side = statistics_of(images)
-        return jit.frechet_distance(side.mean, side.covariance(), reference.mean, reference.covariance())
-
-    def noisy(level):
-        return (images + level * noise).round().clamp(0, 255).to(torch.uint8)
-
-    def blurred(width):
-        padded = torch.nn.functional.pad(images.float(), [width // 2] * 4, mode="replicate")
-        return torch.nn.functional.avg_pool2d(padded, width, stride=1).round().to(torch.uint8)
-
-    floor = rfd(images)
-    for mild, strong in ((noisy(20), noisy(35)), (blurred(3), blurred(9))):
-        assert rfd(mild) > 1.5 * floor
-        assert rfd(strong) > 1.5 * rfd(mild)
-    assert rfd(shapes(600, seed=1)[::2]) > 3 * floor  # one class of two
-    assert rfd(images.roll(16, 3)) > 10 * floor  # halves swapped
-    assert rfd(images[:20].repeat(15, 1, 1, 1)) > 3 * floor  # twenty pictures again and again
+def test_eval_of_a_folder_end_to_end(network, seeded, weights_file, capsys):
+    """Protects the command: files, features, statistics, distance, score and names, against the same by hand."""
+    mine, theirs = folder("mine", 5, 0), folder("theirs", 4, 1)
+    words = ["eval", "mine", "--size", 32, "--reference", "theirs", "--inception", weights_file, "--batch-size", 2]
+    assert call(*words, "--device", "cpu") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (a, logits), (b, _) = network(mine), network(theirs)
+    a, b = a.double().numpy(), b.double().numpy()
+    # Fewer images than features: by way of an n x n product, as in covariance_pair above.
+    centred_a, centred_b = (a - a.mean(0)) / 2, (b - b.mean(0)) / 3**0.5  # sqrt(n - 1)
+    cross = np.linalg.svd(centred_a @ centred_b.T, compute_uv=False).sum()
+    fid = np.square(a.mean(0) - b.mean(0)).sum() + np.square(centred_a).sum() + np.square(centred_b).sum() - 2 * cross
+    assert result["fid_5"] == pytest.approx(fid, rel=1e-5)  # fp32 features in other batches
+    score, deviation = jit.inception_score(logits)
+    assert result["inception_score"] == pytest.approx(score, rel=1e-4)
+    assert result["inception_score_std"] == pytest.approx(deviation, rel=1e-3, abs=1e-6)
+    assert result["run"] == "mine" and result["reference"] == "theirs"
 
 
-def test_random_features_never_change():
-    """Protects old results: the fixed network's numbers are recorded (fp32: 1e-5)."""
-    features = jit.random_features(blocks(2, 32, 32))
-    expected = [0.34902, 0.56986, 0.188359, 0.083148, 0.201053, 0.148936]
-    expected += [0.113726, 0.883946, 0.275132, 0.062062, 0.15683, 0.246775]
-    assert features.shape == (2, 496)
-    assert np.abs(features[:, ::99].flatten().numpy() - expected).max() < 1e-5
+def test_statistics_are_written_and_taken_again(network, seeded, distances, weights_file, capsys):
+    """--stats saves the reference's features for the next time; a file of another program holds the same two arrays."""
+    mine, theirs = folder("mine", 3, 0), folder("theirs", 4, 1)
+    words = ["eval", "mine", "--size", 32, "--inception", weights_file, "--device", "cpu"]
+    assert call(*words, "--reference", "theirs", "--stats", "new/s.npz") == 0
+    with np.load("new/s.npz") as file:
+        assert set(file) == {"mu", "sigma"}
+        np.testing.assert_allclose(file["mu"], network(theirs)[0].mean(0), rtol=1e-4, atol=1e-4)
+    (root,) = [path for path in Path("new").iterdir()]  # nothing half-written beside it
+    assert root.name == "s.npz"
+    for path in Path("theirs").rglob("*.png"):
+        path.unlink()  # it is not looked at again
+    assert call(*words, "--reference", "new/s.npz") == 0
+    np.savez("other.npz", mu=np.ones(2048, np.float32), sigma=np.eye(2048, dtype=np.float32), n=3)
+    assert call(*words, "--reference", "other.npz") == 0
+    first, again, other = distances
+    assert all(np.array_equal(a, b) for a, b in zip(first, again))
+    assert (other[2] == 1).all() and other[2].dtype == np.float64 and np.array_equal(other[3], np.eye(2048))
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["fid_3"] == 1.5
 
 
-@pytest.mark.parametrize("size", [(8, 8), (28, 28), (64, 96)])
-def test_random_features_of_all_sizes(size):
-    """Protects small, grey and oblong pictures, and that a picture's features do not depend on its batch."""
-    images = blocks(40, *size)
-    features = jit.random_features(images)
-    assert features.shape == (40, 496) and features.isfinite().all()
-    assert torch.allclose(jit.random_features(images[17:18]), features[17:18], atol=1e-5)  # fp32
-    assert torch.allclose(jit.random_features(images[:, :1]), jit.random_features(images[:, :1].repeat(1, 3, 1, 1)))
+def fake(images):
+    """Features whose first numbers are the mean colour of each image."""
+    return torch.nn.functional.pad(images.float().mean((2, 3)), (0, 2045)), torch.zeros(len(images), 1008)
 
 
-def test_features_refuse_images_in_minus_one_to_one(network):
-    """Protects against floats in [-1, 1], nearly constant as 0 ... 255: every distance would then look excellent."""
-    images = torch.zeros(1, 3, 32, 32)
-    with pytest.raises(AssertionError):
-        jit.random_features(images)
-    with pytest.raises(AssertionError):
-        jit.inception_features(network, images)
+def test_eval_of_a_run_compares_with_its_training_data(distances, monkeypatch, capsys):
+    """Without --reference: all images of the training data, in the run's size; the run draws n, of all classes."""
+    folder("d", 6, 0)
+    assert call("train", *TINY, "--data", "d", "--out", "r", "--steps", 1) == 0
+    monkeypatch.setattr(jit, "load_inception", lambda path, device: fake)
+    words = ["eval", "r", "--n", 7, "--sampling-steps", 1, "--batch-size", 3, "--device", "cpu"]
+    assert call(*words) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["reference"] == "d" and result["fid_7"] == 1.5
+    ((_, _, mu, sigma),) = distances
+    pixels = jit.open_data("d", (3, 16, 16)).pixels.float().mean((2, 3)).numpy()
+    np.testing.assert_allclose(mu[:3], pixels.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(sigma[:3, :3], np.cov(pixels.T), rtol=1e-4)
+    assert call("sample", "r", *words[2:], "--png-dir", "p") == 0  # the same pictures as a folder, the same numbers
+    assert call("eval", "p", "--size", 16, "--reference", "d", "--batch-size", 50) == 0
+    for ours, theirs in zip(distances[1], distances[0]):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-9)
 
 
-def test_two_halves_give_the_whole():
-    """Protects statistics gathered in parts of any size: the same as in one batch, to the last digits."""
-    x = torch.tensor(np.random.RandomState(0).standard_normal((40, 5)))
-    whole, halves = jit.Moments(), jit.Moments()
-    whole.add(x)
-    halves.add(x[:13])
-    halves.add(x[13:])
-    np.testing.assert_allclose(halves.mean, whole.mean, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(halves.covariance(), whole.covariance(), rtol=0, atol=1e-14)
+def test_shapes_as_reference(distances, monkeypatch, capsys):
+    """A run on the built-in data is compared with as many new shapes, drawn from a seed of their own."""
+    assert call("train", *TINY, "--out", "r", "--steps", 1) == 0
+    monkeypatch.setattr(jit, "load_inception", lambda path, device: fake)
+    for seed in (0, 0, 1):
+        assert call("eval", "r", "--n", 30, "--sampling-steps", 1, "--seed", seed, "--device", "cpu") == 0
+    one, again, other = (statistics[2] for statistics in distances)
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+    assert np.abs(one[:3] - other[:3]).max() < 40  # means of 30 shapes
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Two folders of 12 pictures, 32 pixels, as PNG."""
-    root = tmp_path_factory.mktemp("pictures")
-    for name, seed in (("a", 0), ("b", 1)):
-        (root / name).mkdir()
-        for i, image in enumerate(shapes(12, seed)):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / name / f"{i:02d}.png")
-    return root
-
-
-def command(*words):
-    return jit.main(jit.parse_flags([str(word) for word in words]))
-
-
-def test_eval_of_a_folder_is_the_distance_of_its_features(folders, capsys):
-    """Protects the command: files, features, statistics and name, against the same by hand; stats in between."""
-    statistics = folders / "b.npz"
-    assert command("stats", folders / "b", "--features", "rfd", "--size", 32, "--to", statistics) == 0
-    assert command("eval", folders / "a", "--features", "rfd", "--size", 32, "--reference", statistics) == 0
-    captured = capsys.readouterr()
-    result = json.loads(captured.out.splitlines()[-1])
-    mu1, mu2 = (jit.random_features(shapes(12, seed)).double().mean(0).numpy() for seed in (0, 1))
-    sigma1, sigma2 = (np.cov(jit.random_features(shapes(12, seed)).double().numpy().T) for seed in (0, 1))
-    assert result["rfd_12"] == pytest.approx(jit.frechet_distance(mu1, sigma1, mu2, sigma2), rel=1e-6)
-    assert not any("fid" in key for key in result), "rfd must not be called FID"
-    assert "bias" in captured.err  # 12 images are few
-    assert set(np.load(statistics)) == {"mu", "sigma", "n", "size"}
-
-
-def test_eval_with_inception_weights_reports_their_hash(folders, weights_file, capsys):
-    """Protects the honest report: fid_12, Inception Score, KID, and which weights they were measured with."""
-    words = ["eval", folders / "a", "--size", 32, "--reference", folders / "b", "--inception", weights_file]
-    assert command(*words) == 2  # not the weights of everyone's FID
-    assert command(*words, "--inception-any-hash") == 0
-    result = json.loads(capsys.readouterr().out)
-    assert {"fid_12", "inception_score", "kid", "inception_sha256", "n", "reference"} <= set(result)
-
-
-def test_errors_of_eval_are_one_sentence(folders, tmp_path, capsys):
-    """Protects the user from tracebacks: unreadable and unfit statistics, sizes, single pictures, missing --size."""
-    (tmp_path / "bad.npz").write_bytes(b"not an archive")
-    np.savez(tmp_path / "unfit.npz", mu=np.zeros(3), sigma=np.eye(4))
-    np.savez(tmp_path / "few.npz", mu=np.zeros(20), sigma=np.eye(20))
-    np.savez(tmp_path / "large.npz", mu=np.zeros(496), sigma=np.eye(496), size=64)
-    np.savez(tmp_path / "single.npz", arr_0=np.zeros((1, 32, 32, 3), np.uint8))
-    for name in ("bad", "unfit", "few", "large", "single"):
-        reference = ["--reference", tmp_path / f"{name}.npz"]
-        assert command("eval", folders / "a", "--features", "rfd", "--size", 32, *reference) == 2, name
-        last = capsys.readouterr().err.strip().splitlines()[-1]
-        assert last.startswith("jit.py eval: ") and "Traceback" not in last
-    assert command("eval", folders / "a", "--features", "rfd", "--reference", folders / "b") == 2
-    assert "--size" in capsys.readouterr().err
-
-
-def test_statistics_of_other_programs(folders, tmp_path, capsys):
-    """They hold mu and sigma alone: a distance all the same, on either side, without a number of images in its name."""
-    features = jit.random_features(shapes(12, 0)).double().numpy()
-    np.savez(tmp_path / "other.npz", mu=features.mean(0), sigma=np.cov(features.T))
-    assert command("eval", tmp_path / "other.npz", "--features", "rfd", "--size", 32, "--reference", folders / "b") == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"rfd", "source", "reference", "size", "n"}
-
-
-def test_grey_runs_are_compared_with_grey_images(tmp_path, monkeypatch, capsys):
-    """The reference of a run is what it was trained on, in its number of channels."""
-    tiny = "--size 16 --model Ti/8 --depth 2 --width 32 --heads 2 --steps 1 --batch-size 4 --channels 1".split()
-    monkeypatch.setattr(jit, "draw_preview", lambda *args: None)
-    assert command("train", *tiny, "--out", tmp_path / "run", "--device", "cpu") == 0
-    seen, features = [], jit.random_features
-    monkeypatch.setattr(jit, "random_features", lambda images: seen.append(images.shape[1]) or features(images))
-    words = ["--features", "rfd", "--n", 20, "--steps", 1, "--device", "cpu"]
-    assert command("eval", tmp_path / "run", *words) == 0
+def test_grey_images_are_measured_as_grey(distances, monkeypatch):
+    """A network of one channel, built in Python, is compared with the training data in grey."""
+    folder("d", 4, 0)
+    data = jit.open_data("d", (1, 16, 16))
+    net = jit.JiT(16, 8, 2, depth=1, width=16, heads=2, bottleneck=4, channels=1)
+    jit.train(net, jit.Flow(), data, "r", steps=1, batch_size=4, data_name="d")
+    seen = []
+    monkeypatch.setattr(jit, "load_inception", lambda path, device: lambda x: seen.append(x.shape[1]) or fake(x))
+    assert call("eval", "r", "--n", 4, "--sampling-steps", 1, "--device", "cpu") == 0
     assert set(seen) == {1}
+    assert call("sample", "r", "--n", 4, "--sampling-steps", 1, "--png-dir", "p", "--device", "cpu") == 0
+    assert Image.open("p/000000.png").mode == "L"
 
 
-def test_broken_files_do_not_count(folders, tmp_path, monkeypatch, capsys):
+def test_broken_files_do_not_count(distances, monkeypatch, capsys):
     """A folder scores the same whether it is read into memory or, too large for that, file by file."""
-    for i, path in enumerate(sorted((folders / "a").iterdir())):
-        (tmp_path / f"{i}.png").write_bytes(path.read_bytes() if i else b"broken")
-    results = []
+    folder("d", 6, 0)
+    Path("d/a/00.png").write_bytes(b"broken")
+    np.savez("s.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    monkeypatch.setattr(jit, "load_inception", lambda path, device: fake)
     for limit in (jit.MEMORY_LIMIT, 0):
         monkeypatch.setattr(jit, "MEMORY_LIMIT", limit)
-        words = ["--features", "rfd", "--size", 32, "--reference", folders / "b"]
-        assert command("eval", tmp_path, *words) == 0
-        results.append(json.loads(capsys.readouterr().out))
-    assert results[0]["n"] == 11 and results[0]["rfd_11"] == pytest.approx(results[1]["rfd_11"], rel=1e-6)
-
-
-def test_eval_sweeps_and_appends(tmp_path, capsys):
-    """Protects the sweep over guidance and averages, and results of earlier calls in metrics.json."""
-    tiny = "--size 16 --model Ti/8 --depth 2 --width 32 --heads 2 --steps 2 --batch-size 4 --sample-every 9".split()
-    assert command("train", *tiny, "--out", tmp_path / "run", "--device", "cpu") == 0
-    words = ["eval", tmp_path / "run", "--features", "rfd", "--n", 20, "--steps", 2, "--device", "cpu"]
-    assert command(*words, "--cfg", "1,2", "--weights", "raw,ema1") == 0
-    assert command(*words) == 0
-    results = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert [(r["weights"], r["cfg"]) for r in results] == [
-        ("raw", 1), ("raw", 2), ("ema1", 1), ("ema1", 2), ("ema1", 2)]  # fmt: skip
-    assert results[3]["rfd_20"] == results[4]["rfd_20"]  # the same seeds, the same pictures
+        assert call("eval", "d", "--size", 16, "--reference", "s.npz", "--batch-size", 4, "--device", "cpu") == 0
+        assert "fid_5" in capsys.readouterr().out
+    np.testing.assert_allclose(distances[0][1], distances[1][1], atol=1e-9)
