@@ -7,6 +7,7 @@ one image, with in-context tokens and the products of attention: the convention 
 is computed: on torch's "meta" device tensors have shapes and no numbers.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def count_cost(model, size, classes=1000):
 
 def main():
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print("model  size  tokens  numbers per patch  width  bottleneck  parameters/M (paper)  multiply-adds/G (paper)")
     for model, size in [("Ti/16", 64), ("S/16", 256), *PAPER]:
         network, (parameters, products) = arguments(model, size), count_cost(model, size)

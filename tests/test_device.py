@@ -75,7 +75,7 @@ def test_network_made_on_its_device_stays_there(switches, monkeypatch):
 def test_shapes_and_resize_stay_on_their_device():
     """The built-in data are drawn on the device, and Inception's input is resized there."""
     jit.distance_fields.cache_clear()
-    images = jit.Shapes(16).draw(torch.zeros(4, dtype=torch.long, device="meta"))
+    images = jit.render_shapes(torch.zeros(4, dtype=torch.long, device="meta"), jit.random_factors(4, "meta"), 16)
     assert images.device.type == "meta"
     assert jit.resize_tf1(jit.resize_tf1(images, 3), 2).shape == (4, 3, 299, 299)
 
@@ -168,7 +168,7 @@ def trained():
     """A small network after 100 steps on eight pictures, in which its loss has fallen from 0.6 to 0.1; and these."""
     torch.manual_seed(0)
     net, y = jit.JiT(**SMALL | dict(classes=10)), torch.arange(8)
-    x, optimizer = jit.Shapes(16).draw(y), torch.optim.AdamW(net.parameters(), 4e-3)
+    x, optimizer = jit.render_shapes(y, jit.random_factors(8), 16), torch.optim.AdamW(net.parameters(), 4e-3)
     for _ in range(100):
         optimizer.zero_grad()
         loss, _ = jit.training_loss(net, x, y, FLOW)

@@ -24,6 +24,7 @@ import models
 PREDS = ["x", "eps", "v"]
 NINE = [(pred, loss) for pred in PREDS for loss in PREDS]
 FLOW = jit.Flow(noise_scale=2.0)
+UNTURNED = torch.ones(16, 1), torch.zeros(16, 1)  # cos and sin of no rotation
 
 
 def small(**changes):
@@ -193,7 +194,7 @@ def test_attention_against_loops():
             rows = [sum(p * value for p, value in zip((a[i] @ b.T / 4).softmax(0), v[:, h])) for i in range(5)]
             heads.append(torch.stack(rows))
         expected = torch.cat(heads, dim=1) @ attention.proj.weight.T + attention.proj.bias
-        torch.testing.assert_close(attention(x, None)[0], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(attention(x, UNTURNED)[0], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_rope_depends_on_offsets_only():
@@ -514,10 +515,10 @@ def test_dropout_in_the_middle_half_only():
     block, x = jit.Block(width=32, heads=2, dropout=1.0, qk_norm=True), normal(1, 16, 32)
     torch.nn.init.ones_(block.mlp.w3.bias)
     with torch.no_grad():  # where all is dropped, what comes after remains: a bias in the MLP, nothing in attention
-        assert torch.equal(block.attn(x, None), torch.zeros(1, 16, 32))
+        assert torch.equal(block.attn(x, UNTURNED), torch.zeros(1, 16, 32))
         assert torch.equal(block.mlp(x), torch.ones(1, 16, 32))
         block.eval()
-        assert block.attn(x, None).abs().min() > 0 and (block.mlp(x) - 1).abs().min() > 0
+        assert block.attn(x, UNTURNED).abs().min() > 0 and (block.mlp(x) - 1).abs().min() > 0
 
 
 # Training
