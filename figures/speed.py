@@ -12,11 +12,14 @@ a step that needs no fresh memory has next to none.
 
 Each side, ours and the official code, runs in a process of its own, since memory that one network has freed changes
 the faults of another. They take turns (ours, theirs, ours, ...) after a warm-up, --repeats rounds; printed are medians,
-and for comparisons the median of the ratios within a round. --official is a clone of github.com/LTH14/JiT, whose JiT is
-built with the sizes of --model; where there is no GPU, its .cuda() calls are made harmless and its torch.compile
-decorators are taken off. --profile says which operations the time of a training step goes to, and --largest, on a GPU,
-which batch still fits. The peak is that of a large matrix product in the same precision, measured in the same run. A
-multiply-add counts as two operations; a training step as three forwards (forward, and twice that backward).
+and for comparisons the median of the ratios within a round, and the ratio of the fastest of each side: others' work can
+only slow a round down, also in CPU time, as it shares caches and cores.
+
+--official is a clone of github.com/LTH14/JiT, whose JiT is built with the sizes of --model; where there is no GPU, its
+.cuda() calls are made harmless and its torch.compile decorators are taken off. --profile says which operations the time
+of a training step goes to, and --largest, on a GPU, which batch still fits. The peak is that of a large matrix product
+in the same precision, measured in the same run. A multiply-add counts as two operations; a training step as three
+forwards (forward, and twice that backward).
 """
 
 import argparse
@@ -195,9 +198,10 @@ def print_costs(work, rounds, operations, batch, peak):
               f"{operations / clock / peak:6.1%} of peak")  # fmt: skip
     if len(rounds) > 1:
         for key, name in (("cpu", "by CPU time"), ("clock", "by the clock")):
-            ratios = [theirs[key] / ours[key] for ours, theirs in zip(*rounds.values())]
+            ours, theirs = ([cost[key] for cost in costs] for costs in rounds.values())
+            ratios = [their / our for our, their in zip(ours, theirs)]
             print(f"{work:14} ours is {statistics.median(ratios):.2f} times as fast {name} ({len(ratios)} rounds: "
-                  f"{min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+                  f"{min(ratios):.2f} to {max(ratios):.2f}; fastest against fastest {min(theirs) / min(ours):.2f})")
 
 
 def largest_batch(args, device):
