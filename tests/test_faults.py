@@ -58,7 +58,7 @@ def quick_distance(monkeypatch):
 
 
 def statistics(mu=0.0, sigma=1.0):
-    return dict(mu=np.full(2048, mu), sigma=np.eye(2048) * sigma)
+    return dict(mu=np.full(2048, mu), sigma=np.diag(np.full(2048, sigma)))
 
 
 BAD_STATISTICS = {
@@ -118,7 +118,7 @@ NUMBERS += ["train --noise-scale -1", "train --label-drop 1.5", "train --label-d
 def test_numbers_out_of_range_are_refused(words, run, capsys):
     """A clamp or a comparison passes what is not a number, and a range that is empty does nothing without a word."""
     command, *flags = words.split()
-    said = refused(capsys, command, *(TINY if command == "train" else [run]), *flags)
+    said = refused(capsys, command, *([*TINY, "--steps", 1] if command == "train" else [run]), *flags)
     assert flags[0] in said and not Path("runs").exists()
 
 
@@ -468,7 +468,8 @@ def test_files_that_are_no_checkpoints(kind, run, capsys):
     else:
         torch.save(contents, "r/checkpoint-last.pth")
     for words in (["sample", "r", "--weights", "raw"], ["eval", "r"], ["train", *TINY, "--out", "r"]):
-        assert "r/checkpoint-last.pth" in refused(capsys, *words)
+        said = refused(capsys, *words)
+        assert "r/checkpoint-last.pth" in said and "weights_only" not in said  # torch advises to run whatever is in it
 
 
 @pytest.mark.parametrize("key", ["optimizer", "model_ema2", "config", "step"])

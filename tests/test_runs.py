@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -814,6 +815,7 @@ def mistakes(tmp_path_factory, run):
 def test_errors_are_one_sentence(command, phrase, run, mistakes, monkeypatch, capsys):
     """A user's mistake ends with code 2 and one line that names what is wrong: no traceback."""
     monkeypatch.chdir(mistakes)
+    shutil.rmtree("runs", ignore_errors=True)  # of an error that went unseen
     words = [str(run) if word == "RUN" else word for word in command.split()]
     if words[:1] == ["train"]:
         words[1:1] = [*TINY, "--steps", "1"]
