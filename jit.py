@@ -383,9 +383,9 @@ def time_features(t):
 class JiT(nn.Module):
     """Just image Transformer: noisy image, time and class in, the prediction out (paper Figure 3).
 
-    size, patch: pixels; bottleneck: r, 0 for none. Before block `context_start` (from 0) K in-context
-    tokens that hold the class join those of the image, where attention can find it. Dropout acts in
-    the middle half of the blocks. Raises ValueError for sizes that do not fit.
+    size, patch: pixels; bottleneck: r, 0 for none. Before block `context_start`, counted from 0, K
+    in-context tokens that hold the class join those of the image, where attention can find it.
+    Dropout acts in the middle half of the blocks. Raises ValueError for sizes that do not fit.
     """
     def __init__(self, size, patch, classes, depth, width, heads, bottleneck, context_tokens=0,
                  context_start=0, dropout=0.0, rope=True, qk_norm=True, channels=3):  # fmt: skip
@@ -395,7 +395,7 @@ class JiT(nn.Module):
         fits = size % patch == 0 == width % (4 * heads)  # 4: pairs that turn, on two axes
         if not fits or context_tokens and context_start >= depth:
             raise ValueError(f"size {size} must be a multiple of patch {patch}, width {width} of 4 "
-                             f"heads {heads}, context_start {context_start} less than depth {depth}")
+                             f"heads {heads}, context_start {context_start} below depth {depth}")
         side, self.shape = size // patch, (channels, size, size)
         self.patch, self.classes = patch, classes
         self.context_tokens, self.context_start = context_tokens, context_start
@@ -852,8 +852,8 @@ def load_checkpoint(path):
             checkpoint[key] = {re.sub("^((net|module|_orig_mod)[.])+", "", name): p for name, p in named}
         assert checkpoint["model"], "it holds no 'model'"
     except Exception as error:  # whatever bytes may cause
-        reason = str(error).partition("\n")[0]
-        raise Stop(f"{path} is no checkpoint of a JiT: {reason}", 2) from error
+        reason = re.split("[.] |\n", str(error))[0]
+        raise Stop(f"{path} cannot be read as a checkpoint: {reason}", 2) from error
     return checkpoint
 
 
@@ -1230,7 +1230,7 @@ def main(words=None):
             if type(value) in (int, float):
                 most = 1 if name in ("label_drop", "decay", "t_clip") else 2**62
                 right = (value > 0 or value == 0 and name in MAY_BE_0 or name == "mu") and abs(value) <= most
-            check(right, f"--{name.replace('_', '-')} '{value}' is out of range.")
+            check(right, f"--{name.replace('_', '-')} '{value}' is empty or out of range.")
         check(args.command == "train" or not os.environ.get("RANK"), "torchrun is for train only.")
         {"train": run_train, "sample": run_sample, "eval": run_eval}[args.command](args)
     except (Stop, OSError, ValueError, RuntimeError, MemoryError, KeyboardInterrupt) as error:

@@ -42,7 +42,6 @@ def count_cost(model, size, classes=1000):
 
 def main():
     """Print the table."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
     print("model  size  tokens  numbers per patch  width  bottleneck  parameters/M (paper)  multiply-adds/G (paper)")
     for model, size in [("Ti/16", 64), ("S/16", 256), *PAPER]:
         network, (parameters, products) = arguments(model, size), count_cost(model, size)
@@ -53,4 +52,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -6,6 +6,7 @@ A v-prediction that failed only at what is not copied would leave that part of t
 off_plane this means, to compare with figures/toy_dimension.json and, at other widths, with figures/toy_why.json.
 """
 
+import argparse
 import math
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def report(D, width=256, steps=600, seeds=1):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     for D in (4, 8, 16, 32, 64, 128, 256, 512):
         report(D, seeds=3)

@@ -38,7 +38,7 @@ def test_commands_are_understood(page):
     """Every command of a page has flags and files that exist."""
     text = PAGES[page].replace("\\|", "|")
     for command in re.findall(r"(?:python|torchrun [^`\n]*?) jit\.py ((?:train|sample|eval)\b[^`\n#;]*)", text):
-        jit.parse_flags([word for word in shlex.split(command) if word != "..."])
+        jit.parse_flags(shlex.split(command.replace("$w", "2").replace("$e", "ema1")))
     for command in re.findall(r"python toy_manifold\.py([^`\n#;|]*)", text):
         toy_manifold.parse([word for word in shlex.split(command) if not word.isupper()] if "STUDY" not in command else [])
     for script in re.findall(r"python (figures/\w+\.py)", text):

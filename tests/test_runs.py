@@ -512,7 +512,7 @@ def test_steps_may_be_raised_but_little_else(capsys):
     assert train(*words, "--steps", 1) == 0 and same(load("r"), first)
     assert train(*words, "--steps", 4, "--lr", 0.5, "--pred", "v", "--no-rope") == 2
     said = capsys.readouterr().err
-    assert "lr 0.002" in said and "pred x" in said and "rope True" in said and "steps" not in said
+    assert "lr 0.004" in said and "pred x" in said and "rope True" in said and "steps" not in said
     assert same(load("r"), first)
     assert train(*words, "--steps", 4, "--save-every", 1, "--log-every", 1, "--sample-every", 1) == 0
     assert load("r")["step"] == 4 and Path("r/samples-000003.png").exists()
