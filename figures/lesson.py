@@ -471,7 +471,7 @@ def draw_run(net, flow, names, folder):
     y, _ = jit.pick_classes(2, net.classes, names, "star,heart" if names == jit.SHAPES else "")
     velocity = jit.guided_velocity(net, y.to(device), flow, cfg)
     noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(2)).to(device)
-    states = list(jit.integrate(velocity, noise, steps=20))
+    states = list(jit.integrate(velocity, noise, steps=10))  # few: noise hardly compresses
     jit.draw_sheet(folder / "samples.png", images, captions)
     draw_strip(states, folder / "denoising.png")
     draw_animation(states, folder / "denoising.gif")

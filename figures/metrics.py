@@ -183,8 +183,8 @@ def compare_networks(theirs, ours, resize):
     )
 
 
-def compare_scores(fid, isc, kid, dtype, n=4000):
-    """FID, Inception Score and KID of the same features and logits; the network puts out float32."""
+def compare_scores(fid, isc, their_kid, dtype, n=4000):
+    """FID, Inception Score and KID of the same features and logits, by torch-fidelity's modules and by us."""
     torch.manual_seed(0)
     a, b = torch.randn(n, 2048).relu().to(dtype), 1.2 * torch.randn(n, 2048).relu().to(dtype)
     logits = 2 * torch.randn(n, 1008).to(dtype)
@@ -193,7 +193,7 @@ def compare_scores(fid, isc, kid, dtype, n=4000):
     theirs = (
         fid.fid_statistics_to_metric(*map(fid.fid_features_to_statistics, (a, b)), verbose=False),
         isc.isc_features_to_metric(logits),
-        kid.kid_features_to_metric(a, b, kid_subsets=10, verbose=False),
+        their_kid.kid_features_to_metric(a, b, kid_subsets=10, verbose=False),
     )
     row(str(dtype), *(f"{abs(x / next(iter(y.values())) - 1):.0e}" for x, y in zip(ours, theirs)))
 
