@@ -961,7 +961,7 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
     if compile:
         net.compile()
     model = nn.parallel.DistributedDataParallel(net) if world > 1 else net
-    # Where it goes on. What `config` says must not change then, but for the place of the data.
+    # Where it goes on: with the same config, but for the place of the data.
     recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, decay=decay, flip=flip, seed=seed)
     config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe, names=list(data.names),
                   images=len(data.labels), data=data_name)
@@ -977,8 +977,8 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
     bar = tqdm(range(done + 1, steps + 1), out.name, steps, initial=done, unit="step", disable=rank > 0)
     seen, logged, clock = [], done, time.perf_counter()
     for step in bar:
-        for part in parts:
-            torch.manual_seed(mix_seed(seed, step, part))  # the same draws, whether it was stopped or not
+        for part in parts:  # The step: gradients of all parts, weights, averages.
+            torch.manual_seed(mix_seed(seed, step, part))  # whether it was stopped or not
             x, y = next(batches)
             model.require_backward_grad_sync = part == parts[-1]  # DDP averages gradients once a step
             loss, t = loss_function(model, x, y, flow)
@@ -993,7 +993,7 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
         optimizer.step()
         for key, (memory, window) in AVERAGES.items():
             update_average(list(networks[key].parameters()), parameters, memory, window, step)
-        last, stop = step == steps, bool(caught) and world == 1
+        last, stop = step == steps, bool(caught) and world == 1  # Then log, save, draw, stop.
         log = last or step % log_every == 0 or step % save_every == 0
         if log and world > 1:  # all processes must stop at the same step
             votes = torch.tensor(float(bool(caught)), device=device)
@@ -1003,7 +1003,7 @@ def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, war
             line = dict(step=step, lr=rate) | summarize(seen, parameters)
             loss, norm = line["loss"], line["grad_norm"]
             if not math.isfinite(loss + norm):
-                raise Stop(f"at step {step} the loss is {loss}, its gradient {norm}: a lower --lr, another --out?", 1)
+                raise Stop(f"at step {step} the loss is {loss}, its gradient {norm}: try a lower --lr.", 1)
             line["images_per_s"] = (step - logged) * batch_size / (time.perf_counter() - clock)
             line["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
             seen, logged, clock = [], step, time.perf_counter()
@@ -1067,7 +1067,7 @@ def parse_flags(words=None):
     add_sample = commands.add_parser("sample", help="draw images with a trained network", **style).add_argument
     add_eval = commands.add_parser("eval", help="FID and Inception Score", **style).add_argument
     add_train_flags(add_train)
-    add_sample("run", help="run folder or checkpoint file, of ours or of the official code")
+    add_sample("run", help="run folder or checkpoint file, ours or the official code's")
     add_sample("--classes", help="names or numbers, with commas; they take turns")
     add_sample("--png-dir", type=Path, help="write every image to this folder")
     add_eval("run", help="a run, a checkpoint file, or a folder of images")

@@ -353,7 +353,7 @@ def test_pictures_of_a_run(tmp_path, monkeypatch):
     assert sorted(path.name for path in out.iterdir()) == names
     assert Image.open(out / "denoising.png").size == (10 * 100, 4 * 114)  # 96 pixels and a frame; two images
     animation = Image.open(out / "denoising.gif")
-    assert animation.n_frames == 21 and animation.size == (2 * 96 + 4, 2 * 96 + 20)
+    assert animation.n_frames == 11 and animation.size == (2 * 96 + 4, 2 * 96 + 20)
 
 
 def test_other_data_overwrites_nothing(tmp_path, monkeypatch):
