@@ -627,7 +627,7 @@ def open_data(name, shape):
     """Shapes; or Images (C, S, S) in FOLDER/CLASS/**, or in FOLDER itself without classes, sorted."""
     if name == "shapes":
         return Shapes(shape[1])
-    check(name and Path(name).is_dir(), f"'{name}' is no folder of images, nor is it shapes.")
+    check(name and Path(name).is_dir(), f"'{name}' is no folder of images, nor shapes.")
     root = Path(name)
     Image.init()  # PIL then knows all types of files that it can open
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
@@ -648,8 +648,7 @@ def open_data(name, shape):
     print(f"{root}: {len(paths)} images, {len(names)} classes{': ' * bool(names)}{some}"
           + "".join(f"; left out {n} ({kind})" for kind, n in left_out.items() if n))
     check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or as *.jpg without classes.")
-    split = names and {name.lower() for name in names} <= SPLITS
-    check(not split, f"{root} is split into {some}: give one of these folders.")
+    check(not names or not SPLITS.issuperset(map(str.lower, names)), f"{root} is split into {some}: give one.")
     labels = torch.from_numpy(labels) if nested else torch.full((len(paths),), NO_CLASS)
     images = Images(names, labels, paths, shape)
     if len(paths) * math.prod(shape) <= MEMORY_LIMIT:
@@ -755,7 +754,8 @@ def load_inception(path, device, sha256=INCEPTION_SHA256):
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(INCEPTION_URL, str(path))
         except Exception as error:  # of the network or the disk
-            raise Stop(f"no download ({error}): get {INCEPTION_URL}, put it at {path}.", 2) from error
+            hint = f"get {INCEPTION_URL}, put it at {path}; figures/rfd.py needs none."
+            raise Stop(f"no download ({error}): {hint}", 2) from error
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     check(found == sha256, f"{path} is not {INCEPTION_URL}: its SHA-256 is another. Delete it.")
     state, layers = torch.load(path, map_location=device, weights_only=True), {}
@@ -1140,7 +1140,7 @@ def run_train(args):
 
 def open_run(args, classes=""):
     """(network, config, captions, batches of samples) of the run and the flags of a command."""
-    check(0 <= args.interval[0] < args.interval[1] <= 1, "--interval: two numbers from 0 to 1, the lower first.")
+    check(0 <= args.interval[0] < args.interval[1] <= 1, "--interval: from 0 to 1, the lower first.")
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
     flow.t_clip = args.t_clip or flow.t_clip
     args.cfg = args.cfg if net.classes > 1 else 1.0  # one class leaves nothing to guide towards
