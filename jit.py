@@ -24,7 +24,7 @@ Differences from the paper and its official code, github.com/LTH14/JiT:
  2. On CUDA attention is in bf16 and tokens between blocks in fp32; there it is the other way round.
  3. Guidance is one batch with and without class; where its weight is 1, with class alone.
  4. The memory of the averaged weights (EMA) grows with the run, so that short runs can use them.
- 5. Noise is seeded per step and per image: a run resumes to the bit, an image needs no batch.
+ 5. Noise is seeded per step and image: a run resumes to the bit, an image ignores its batch.
 """
 
 import argparse
