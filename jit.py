@@ -875,8 +875,8 @@ def official_config(weights, flags):
     return dict(network=network, flow=flow, names=[], data="")
 
 
-def load_run(path, weights, device):
-    """(network, Flow, config) of a run folder or a checkpoint file; weights: a key of WEIGHTS."""
+def load_run(path, weights, device, network=JiT):
+    """(net, Flow, config) of a run folder or checkpoint; weights: a key of WEIGHTS, network: a class."""
     path = Path(path, CHECKPOINT) if Path(path).is_dir() else Path(path)
     checkpoint = load_checkpoint(path)
     there = [name for name, key in WEIGHTS.items() if checkpoint[key]]
@@ -884,7 +884,7 @@ def load_run(path, weights, device):
     try:
         flags = vars(checkpoint.get("args", argparse.Namespace()))
         config = checkpoint.get("config") or official_config(checkpoint["model"], flags)
-        net = JiT(**config["network"])
+        net = network(**config["network"])
         net.load_state_dict(checkpoint[WEIGHTS[weights]])
         assert all(p.isfinite().all() for p in net.parameters()), "its weights are not finite"
     except Exception as error:
@@ -932,14 +932,14 @@ def pick_classes(n, classes, names=(), wanted=""):
     return torch.tensor(y), [names[label] if 0 <= label < len(names) else str(label) for label in y]
 
 
-def draw_sheet(path, images, captions, columns=10):
-    """uint8 images (n, C, H, W), enlarged to a side of 96 or more, with captions, as a PNG."""
+def draw_sheet(path, images, captions):
+    """uint8 images (n, C, H, W), enlarged to a side of 96 or more, ten in a row, as a PNG."""
     zoom = math.ceil(96 / images.shape[-1])
     arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy().repeat(zoom, 1).repeat(zoom, 2)
     height, width = arrays.shape[1] + 18, arrays.shape[2] + 4
-    sheet = Image.new("RGB", (columns * width, math.ceil(len(arrays) / columns) * height), "white")
+    sheet = Image.new("RGB", (10 * width, math.ceil(len(arrays) / 10) * height), "white")
     for i, (array, caption) in enumerate(zip(arrays, captions)):
-        left, top = i % columns * width + 2, i // columns * height
+        left, top = i % 10 * width + 2, i // 10 * height
         sheet.paste(Image.fromarray(array), (left, top + 16))
         ImageDraw.Draw(sheet).text((left + 1, top + 2), caption, fill="black")
     write_whole(path, functools.partial(sheet.save, format="PNG"))

@@ -437,7 +437,7 @@ def work(run, cells, args):
     """Train a network, draw and score its cells; all that is known of it goes to results.json."""
     data = jit.open_data(args.data, run.shape)
     train(run, data, args)
-    net, flow = variants.load_run(run.out, run.variant, device=args.device)
+    net, flow, _ = jit.load_run(run.out, "ema1", args.device, run.variant)
     results = read_results(run.out) or facts(run, net, flow, data, args.device)
     for cell in cells:
         key = key_of(cell, args)

@@ -5,7 +5,7 @@ Each is a JiT with a part exchanged, so jit.train, jit.training_loss and jit.sam
     import jit, variants                                              # with figures/ and its parent on the path
     net = variants.Preconditioned("edm", **jit.MODELS["Ti"], size=64, patch=16, classes=10)
     jit.train(net, jit.Flow(), jit.open_data("shapes", net.shape), "runs/edm")
-    net, flow = variants.load_run("runs/edm", variants.Preconditioned)
+    net, flow, _ = jit.load_run("runs/edm", "ema1", "cpu", variants.Preconditioned)
 
 A loss with a further term is a function for jit.train(loss_function=...):
 
@@ -13,8 +13,6 @@ A loss with a further term is a function for jit.train(loss_function=...):
     loss = variants.classifying_loss(weight=100)
     jit.train(net, jit.Flow(), jit.open_data("shapes", net.shape), "runs/classifying", loss_function=loss)
 """
-
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -147,14 +145,3 @@ def classifying_loss(weight=100.0):
         return loss + weight / x[0].numel() * entropy, t
 
     return loss_function
-
-
-# ---- Runs of such networks ---------------------------------------------------------------------------------------
-
-
-def load_run(run, network, weights="ema1", device="cpu"):
-    """(network, Flow) of a run folder, as jit.load_run, but for a class of this file."""
-    checkpoint = jit.load_checkpoint(Path(run, jit.CHECKPOINT))
-    net = network(**checkpoint["config"]["network"])
-    net.load_state_dict(checkpoint[jit.WEIGHTS[weights]])
-    return net.to(device).eval().requires_grad_(False), jit.Flow(**checkpoint["config"]["flow"])

@@ -194,7 +194,7 @@ def test_a_run_of_such_a_network(name, tmp_path, monkeypatch):
     data, settings = jit.Shapes(16), dict(batch_size=4, loss_function=loss_function)
     for steps in (1, 2):
         jit.train(NETWORKS[name](), jit.Flow(), data, tmp_path, steps=steps, **settings)
-    net, flow = variants.load_run(tmp_path, type(NETWORKS[name]()), weights="raw")
+    net, flow, _ = jit.load_run(tmp_path, "raw", "cpu", type(NETWORKS[name]()))
     assert flow == jit.Flow() and net.shape == (3, 16, 16)
     assert [line["step"] for line in common.read_log(tmp_path)] == [1, 2]
     with pytest.raises(jit.Stop, match="does not fit a JiT"):

@@ -337,7 +337,8 @@ def test_eval_of_a_folder_end_to_end(network, seeded, weights_file, capsys):
 
 def test_statistics_are_written_and_taken_again(network, seeded, distances, weights_file, capsys):
     """--stats saves the reference's features for the next time; a file of another program holds the same two arrays."""
-    mine, theirs = folder("mine", 3, 0), folder("theirs", 4, 1)
+    folder("mine", 3, 0)
+    theirs = folder("theirs", 4, 1)
     words = ["eval", "mine", "--size", 32, "--inception", weights_file, "--device", "cpu"]
     assert call(*words, "--reference", "theirs", "--stats", "new/s.npz") == 0
     with np.load("new/s.npz") as file:
