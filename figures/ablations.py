@@ -54,22 +54,24 @@ from tqdm import tqdm
 # n samples are scored against `reference` real images. Image size and patch: large, small, such that a patch has 768 or
 # 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
 # tokens: without RoPE and bottleneck a small network takes thousands of steps to learn where each of 16 patches stands.
-# `small` are the same pictures drawn at 16 px. The recipe is that of jit.train, sampling that of jit.sample_images.
+# The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else `small` and `whole` need.
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
         network=jit.MODELS["Ti"],
-        recipe=dict(steps=3000, batch_size=32, lr=2e-3, decay=1.0),
-        sampling=dict(cfg=1.5, sampling_steps=25, batch_size=50),
+        recipe=dict(steps=5000, batch_size=32, lr=2e-3, decay=1.0),
+        recipes=dict(small=dict(steps=2500, batch_size=16), whole=dict(steps=3000, batch_size=16)),
+        sampling=dict(cfg=2.0, sampling_steps=25, batch_size=50),
         n=300,
         reference=3000,
         large=(32, 16),
-        small=(16, 4),
+        small=(32, 4),
         whole=(64, 16),
         sizes=[(32, 8), (64, 16), (128, 32)],
     ),
     "gpu": dict(  # photographs, network 384 wide
         network=jit.MODELS["S"],
         recipe=dict(steps=2500, batch_size=128, lr=5e-4, decay=1.0),
+        recipes=dict(small={}, whole={}),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=500),
         n=2000,
         reference=20000,
@@ -81,11 +83,12 @@ SCALES = {
     "toy": dict(  # seconds, to see that everything works
         network=jit.MODELS["Ti"] | dict(depth=2, width=32, heads=2),
         recipe=dict(steps=6, batch_size=4, lr=2e-3, decay=1.0, save_every=2, log_every=1),
+        recipes=dict(small=dict(steps=4), whole={}),
         sampling=dict(cfg=1.5, sampling_steps=2, batch_size=9),
         n=9,
         reference=30,
         large=(16, 16),
-        small=(8, 4),
+        small=(16, 4),
         whole=(16, 4),
         sizes=[(16, 4), (32, 8)],
     ),
@@ -114,6 +117,7 @@ class Cell:
     panel: str = ""
     paper: float = None  # its FID-50K
     score_size: int = None  # the side that images are averaged down to before they are scored
+    repeated: bool = True  # trained --seeds times, not once
 
 
 @dataclass
@@ -133,22 +137,27 @@ def at(scale, name, **network):
     return dict(size=size, patch=patch) | network
 
 
+def predictions(scale):
+    """The v-loss row of nine, its panels as rows."""
+    cells = [cell for cell in nine(scale).cells if cell.row == "v-loss"]
+    cells = [dataclasses.replace(cell, row=cell.panel.partition(",")[0], panel="") for cell in cells]
+    return Study("Three predictions on patches of few and of many numbers (Table 2, v-loss)", "prediction", cells)
+
+
 def nine(scale):
     paper = dict(
         large=[[10.14, 379.21, 107.55], [10.45, 394.58, 126.88], [8.62, 372.38, 96.53]],
         small=[[5.76, 6.20, 6.12], [3.56, 4.02, 3.76], [3.55, 3.63, 3.46]],
     )
     width = scale["network"]["width"]
-    panels = dict(
-        large=f"(a) patches of 768 numbers, network {width} wide",
-        small=f"(b) patches of 48 numbers, network {width} wide",
-    )
     cells = []
-    for name, panel in panels.items():
+    for name, letter in dict(large="a", small="b").items():
+        panel = f"({letter}) patches of {3 * scale[name][1] ** 2} numbers, network {width} wide"
         for i, loss in enumerate(PREDS):
             for j, pred in enumerate(PREDS):
                 network, flow = at(scale, name, **PLAIN), dict(pred=pred, loss=loss)
-                settings = dict(sampling=ALWAYS, panel=panel, paper=paper[name][i][j])
+                settings = dict(recipe=scale["recipes"].get(name, {}), sampling=ALWAYS, repeated=loss == "v")
+                settings |= dict(panel=panel, paper=paper[name][i][j])
                 cells.append(Cell(LOSS[loss], PREDICTION[pred], network, flow, **settings))
     return Study("Nine ways to denoise (Table 2)", "prediction", cells)
 
@@ -169,9 +178,9 @@ def shift(scale):
 
 
 def bottleneck(scale):
-    paper = {0: 8.62, 16: 9.40, 128: 7.48}  # the others are 8.38, 8.15, 7.89 and 7.35; we do not know which is which
+    paper = {0: 8.62, 16: 9.40, 128: 7.48}  # of its others, 8.38, 8.15, 7.89 and 7.35, we do not know which is which
     cells = []
-    for r in (0, 8, 16, 32, 64, 128, 256, 512):
+    for r in (0, 4, 16, 128, 512):
         network = at(scale, "large", **BARE, bottleneck=r)
         cells.append(Cell("x-prediction", f"{r or 'none'}", network, sampling=ALWAYS, paper=paper.get(r)))
     title = "A bottleneck of r numbers in the patch embedding (Figure 4)"
@@ -180,17 +189,16 @@ def bottleneck(scale):
 
 def ladder(scale):
     rungs = {
-        "LayerNorm, GELU": (variants.LayerNormGelu, BARE, 7.89, None),
-        "RMSNorm, SwiGLU": (jit.JiT, BARE, 7.48, 6.32),
-        "+ RoPE, qk-norm": (jit.JiT, dict(context_tokens=0), 6.69, 5.44),
-        "+ in-context tokens": (jit.JiT, {}, 5.49, 4.37),
+        "LayerNorm, GELU": (variants.LayerNormGelu, BARE, 7.89),
+        "RMSNorm, SwiGLU": (jit.JiT, BARE, 7.48),
+        "+ RoPE, qk-norm": (jit.JiT, dict(context_tokens=0), 6.69),
+        "+ in-context tokens": (jit.JiT, {}, 5.49),
     }
     cells = []
-    for rung, (variant, network, *fids) in rungs.items():
-        for (name, sampling), fid in zip(GUIDED.items(), fids):
-            settings = dict(sampling=sampling, variant=variant, paper=fid)
-            cells.append(Cell(rung, name, at(scale, "whole", **network), **settings))
-    return Study("The network, step by step (Table 4)", "guidance", cells)
+    for rung, (variant, network, fid) in rungs.items():
+        settings = dict(recipe=scale["recipes"]["whole"], sampling=ALWAYS, variant=variant, paper=fid)
+        cells.append(Cell("x-prediction", rung, at(scale, "whole", **network), **settings))
+    return Study("The network, step by step (Table 4)", "network", cells)
 
 
 def precond(scale):
@@ -201,7 +209,7 @@ def precond(scale):
             network, variant = at(scale, "large", **PLAIN), jit.JiT
             if kind != "none":
                 network, variant = network | dict(kind=kind), variants.Preconditioned
-            settings = dict(sampling=ALWAYS, variant=variant, paper=fids[i])
+            settings = dict(sampling=ALWAYS, variant=variant, paper=fids[i], repeated=loss == "v")
             cells.append(Cell(LOSS[loss], kind, network, dict(loss=loss), **settings))
     return Study("Pre-conditioned x-prediction, x = c_skip z + c_out net (Table 10)", "pre-conditioning", cells)
 
@@ -212,7 +220,7 @@ def resolution(scale):
     for (size, patch), fid in zip(scale["sizes"], (4.37, 4.64, 4.82)):
         network = dict(size=size, patch=patch)
         flow = dict(noise_scale=size / 64)  # as in the paper, the noise grows with the image
-        settings = dict(sampling=LATER, paper=fid, score_size=smallest)
+        settings = dict(recipe=scale["recipes"]["whole"], sampling=LATER, paper=fid, score_size=smallest)
         cells.append(Cell("x-prediction", f"{size} px, patch {patch}", network, flow, **settings))
     return Study("More pixels, the same number of tokens (Table 5)", "image", cells)
 
@@ -222,7 +230,7 @@ def solver(scale):
     for name in ("euler", "heun"):
         for steps in (4, 8, 16, 32, 64):
             sampling = LATER | dict(solver=name, sampling_steps=steps)
-            cells.append(Cell(name, f"{steps}", at(scale, "whole"), sampling=sampling))
+            cells.append(Cell(name, f"{steps}", at(scale, "whole"), recipe=scale["recipes"]["whole"], sampling=sampling))
     return Study("Two solvers", "steps", cells, plots=(draw_curve,), curve="log")
 
 
@@ -230,8 +238,8 @@ def guidance(scale):
     cells = []
     for name, interval in GUIDED.items():
         for weight in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
-            sampling = interval | dict(cfg=weight)
-            cells.append(Cell(name, f"{weight:g}", at(scale, "whole"), sampling=sampling))
+            settings = dict(recipe=scale["recipes"]["whole"], sampling=interval | dict(cfg=weight))
+            cells.append(Cell(name, f"{weight:g}", at(scale, "whole"), **settings))
     return Study("Classifier-free guidance", "weight w", cells, plots=(draw_curve,), curve="linear")
 
 
@@ -250,7 +258,7 @@ def gate(scale):
     return Study(title, "prediction", cells, plots=(draw_gates, draw_loss_over_t))
 
 
-FUNCTIONS = (nine, shift, bottleneck, ladder, precond, resolution, solver, guidance, lossbyt, gate)
+FUNCTIONS = (nine, predictions, shift, bottleneck, ladder, precond, resolution, solver, guidance, lossbyt, gate)
 STUDIES = {function.__name__: function for function in FUNCTIONS}
 
 # ---- One network: train it, draw from it, score it ---------------------------------------------------------------
@@ -273,6 +281,19 @@ class Run:
         return 3, self.network["size"], self.network["size"]
 
 
+def scale_of(args):
+    """The scale, with image size and patches of --size and --patches."""
+    scale = dict(SCALES[args.scale])
+    for name, patch in zip(("large", "small"), args.patches or ()):
+        scale[name] = (args.size or scale[name][0], patch)
+    return scale
+
+
+def seeds_of(cell, args):
+    """The training seeds of a cell."""
+    return range(args.seeds if cell.repeated else 1)
+
+
 def unusual(function, arguments):
     """The arguments in which a call differs from the plainest one."""
     usual = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
@@ -288,9 +309,9 @@ def version_of(data):
 
 def run_of(cell, seed, args):
     """The network of a cell. Its folder is named by what was chosen, so that cells which chose the same share it."""
-    scale = SCALES[args.scale]
+    scale = scale_of(args)
     network = scale["network"] | cell.network
-    recipe = scale["recipe"] | dict(flip=args.data != "shapes") | cell.recipe | dict(seed=seed)
+    recipe = scale["recipe"] | dict(flip=args.flip) | cell.recipe | dict(seed=seed)
     chosen = dict(
         variant=cell.variant.__name__,
         network=unusual(jit.JiT, network),
@@ -306,14 +327,14 @@ def run_of(cell, seed, args):
 
 def sampling_of(cell, args):
     """Arguments of jit.sample_images: the same noise, that of seed 0, for all cells and training seeds."""
-    return dict(solver="heun") | SCALES[args.scale]["sampling"] | cell.sampling
+    return dict(solver="heun") | scale_of(args)["sampling"] | cell.sampling
 
 
 def key_of(cell, args):
     """Under this name the folder of its network keeps the results of a cell."""
     s = sampling_of(cell, args)
     low, high = s["interval"]
-    key = f"{s['solver']}{s['sampling_steps']}-cfg{s['cfg']}-t{low}-{high}-n{SCALES[args.scale]['n']}"
+    key = f"{s['solver']}{s['sampling_steps']}-cfg{s['cfg']}-t{low}-{high}-n{scale_of(args)['n']}"
     return key + (f"-at{cell.score_size}" if cell.score_size else "")
 
 
@@ -344,7 +365,7 @@ def distances(ours, real):
 
 def references(data, run, side, args):
     """(statistics() of real images, the scores of other real images); computed once and kept in a file."""
-    scale = SCALES[args.scale]
+    scale = scale_of(args)
     name = "-".join(["real", version_of(args.data), str(run.network["size"]), str(side), *extractors(args.device)])
     path = run.out.parent / f"{name}.pth"
     if not path.exists():
@@ -423,7 +444,7 @@ def draw_and_score(cell, run, net, flow, data, args):
     start, device, sampling = time.time(), args.device, sampling_of(cell, args)
     if net.classes < 2:
         sampling["cfg"] = 1.0  # there is nothing to guide towards
-    y, _ = jit.pick_classes(SCALES[args.scale]["n"], net.classes)
+    y, _ = jit.pick_classes(scale_of(args)["n"], net.classes)
     batches = jit.sample_images(net, y.to(device), flow, net.shape, **sampling)
     pixels = torch.cat([batch.cpu() for batch in batches])
     side = cell.score_size or net.shape[1]
@@ -469,7 +490,7 @@ def add_agreement(study, args):
         return
     classifier = agreement.load_classifier()
     for cell in study.cells:
-        for seed in range(args.seeds):
+        for seed in seeds_of(cell, args):
             judge(cell, run_of(cell, seed, args), classifier, args)
 
 
@@ -491,10 +512,12 @@ SCORING = 300  # for the progress bar: drawing and scoring a cell takes about as
 def runs_of(study, args):
     """{run folder: (Run, its cells)}, each network once; one seed after the other."""
     runs = {}
+    cells = STUDIES[study](scale_of(args)).cells
     for seed in range(args.seeds):
-        for cell in STUDIES[study](SCALES[args.scale]).cells:
-            run = run_of(cell, seed, args)
-            runs.setdefault(str(run.out), (run, []))[1].append(cell)
+        for cell in cells:
+            if seed in seeds_of(cell, args):
+                run = run_of(cell, seed, args)
+                runs.setdefault(str(run.out), (run, []))[1].append(cell)
     return runs
 
 
@@ -509,15 +532,23 @@ def steps_to_do(run, cells):
     return run.recipe["steps"] + SCORING * len(cells)
 
 
+def settings_in_words(args):
+    """The flags that choose what is trained, as they were given."""
+    words = ["--scale", args.scale] + (["--data", args.data] if args.data != "shapes" else [])
+    words += ["--size", str(args.size)] if args.size else []
+    words += ["--patches", *map(str, args.patches)] if args.patches else []
+    words += ["--no-flip"] if args.no_flip else []
+    return words + (["--seeds", str(args.seeds)] if args.seeds > 1 else [])
+
+
 def start_process(out, study, args):
     """This script again, for one network; what it says goes to OUT.txt."""
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, __file__, study, "--scale", args.scale, "--data", args.data, "--runs", str(args.runs)]
+    command = [sys.executable, __file__, study, *settings_in_words(args), "--runs", str(args.runs), "--only", out]
     environment = os.environ | ({} if args.scale == "gpu" else dict(OMP_NUM_THREADS="1"))
     with open(f"{out}.txt", "a") as log:
         pipes = dict(stdin=subprocess.PIPE, stdout=log, stderr=log)
-        seeds = ["--seeds", str(args.seeds)]
-        return subprocess.Popen([*command, *seeds, "--only", out], **pipes, env=environment)
+        return subprocess.Popen(command, **pipes, env=environment)
 
 
 def follow_parent():
@@ -562,7 +593,7 @@ NOTES = "<!-- Below are notes written by hand; they stay when the table is writt
 def look_up(cell, args):
     """Of each seed that is there: (run folder, what is known of the cell's network, what is known of the cell)."""
     found = []
-    for seed in range(args.seeds):
+    for seed in seeds_of(cell, args):
         out = run_of(cell, seed, args).out
         results = read_results(out)
         if key_of(cell, args) in results:
@@ -598,7 +629,7 @@ def caption(cell, args):
 
 def v_loss(cell, args):
     """Instead, for Figure 7: the v-loss in the last fifth of the training."""
-    logs = [common.read_log(run_of(cell, seed, args).out) for seed in range(args.seeds)]
+    logs = [common.read_log(run_of(cell, seed, args).out) for seed in seeds_of(cell, args)]
     means = [np.mean([line["loss"] for line in log[-len(log) // 5 :]]) for log in logs if log]
     spread = f" ± {deviation(means):.3f}" if len(means) > 1 else ""
     return f"{np.mean(means):.3f}{spread}" if means else "not run"
@@ -641,12 +672,10 @@ def footnotes(name, study, args):
     sampling = ", ".join(f"{key} {value}" for key, value in sampling_of(study.cells[0], args).items())
     seeds = f"{args.seeds} training seeds: mean ± standard deviation" if args.seeds > 1 else "one training seed"
     commits = ", ".join(sorted({results["commit"] for results in networks.values()}))
-    words = [name, "--scale", args.scale] + (["--data", args.data] if args.data != "shapes" else [])
-    words += ["--seeds", str(args.seeds)] if args.seeds > 1 else []
     return [
-        f"{SCALES[args.scale]['n']} samples a cell, {seeds}. Lower is better (agreement: higher).",
+        f"{scale_of(args)['n']} samples a cell, {seeds}. Lower is better (agreement: higher).",
         "",
-        f"- Command: `python figures/ablations.py {' '.join(words)}`",
+        f"- Command: `python figures/ablations.py {' '.join([name, *settings_in_words(args)])}`",
         f"- Training of the first cell: {listed}; the others differ in what the table says.",
         f"- Its sampling: {sampling}, weights ema1, seed 0.",
         f"- Time: {seconds / 60:.0f} minutes for {len(networks)} network{'s' * (len(networks) > 1)}, "
@@ -843,6 +872,9 @@ def parse_flags(words=None):
     parser.add_argument("studies", nargs="+", choices=STUDIES, help="what to train and show")
     parser.add_argument("--scale", default="cpu", choices=SCALES, help="size of networks and data (default: cpu)")
     parser.add_argument("--data", default="shapes", help="shapes, or a folder of images (default: shapes)")
+    parser.add_argument("--size", type=int, help="side of the images, with --patches (default: the scale's)")
+    parser.add_argument("--patches", type=int, nargs=2, help="side of large and of small patches, as in 16 4")
+    parser.add_argument("--no-flip", action="store_true", help="mirror no pictures, where left and right matter")
     parser.add_argument("--seeds", type=int, default=1, help="how often a network is trained (default: 1)")
     parser.add_argument("--jobs", type=int, help="networks at a time (default: one for each core; on a GPU 2)")
     parser.add_argument("--draw-only", action="store_true", help="train nothing, but write table and figure again")
@@ -853,6 +885,7 @@ def parse_flags(words=None):
     args.runs, args.jobs = args.runs.resolve(), args.jobs or (2 if args.scale == "gpu" else os.cpu_count())
     if args.seeds < 1 or args.jobs < 1:
         parser.error("--seeds and --jobs must be 1 at least")
+    args.flip = args.data != "shapes" and not args.no_flip
     args.device = jit.choose_device("auto" if args.scale == "gpu" else "cpu")
     return args
 
@@ -861,7 +894,7 @@ def show(name, args):
     """A study: train what is missing, then table and figure."""
     if not args.draw_only:
         train_all(name, args)
-    study = STUDIES[name](SCALES[args.scale])
+    study = STUDIES[name](scale_of(args))
     add_agreement(study, args)
     write_table(name, study, args)
     draw(name, study, args)
