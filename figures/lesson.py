@@ -2,14 +2,16 @@
 
     python figures/lesson.py                          the first four: 5 s on a CPU
     python figures/lesson.py runs/shapes-Ti-16-x      all: 20 s
+    python figures/lesson.py runs/shapes-Ti-16-x runs/long
+                                                      all, and a longer run (jit.py train --steps N --out runs/long)
     python figures/lesson.py runs/photos-Ti-16-x      a run on other data: the last three, into its own folder
 
 flow.png              following the exact mean velocity carries noise to data
 manifold.png          x lies on a low-dimensional manifold, eps and v do not (paper Figure 1)
 architecture.png      the network, as high as a token has numbers, and the inside of a block (paper Figure 3)
 t_distribution.png    which t training draws, and the weight that the v-loss adds
-samples.png           four samples of each class of the run
-denoising.png, .gif   from noise to image: z above x_pred
+samples.png           real shapes above samples of the run; with a longer run: its samples above those of the default
+denoising.png, .gif   from noise to image, by the longer run if there is one: z above x_pred
 """
 
 import functools
@@ -463,16 +465,58 @@ def draw_animation(states, path):
     jit.write_whole(path, functools.partial(frames[0].save, **settings))
 
 
-def draw_run(net, flow, names, folder):
+def sample(net, flow, names, n):
+    """n unselected samples of seed 0, classes in turn: uint8 (n, C, S, S), and their captions."""
+    y, captions = jit.pick_classes(n, net.classes, names)
+    batches = jit.sample_images(net, y.to(net.pos_embed.device), flow, net.shape, cfg=2.0 if net.classes > 1 else 1.0)
+    return torch.cat(list(batches)).cpu(), captions
+
+
+def draw_rows(ax, top, images, side):
+    """uint8 images (n, 3, S, S), ten in a row, each in the middle of its column; returns where they end."""
+    for i, image in enumerate(images // 5 * 5):  # of 52 levels of each colour: the file is a third smaller
+        middle, bottom = 0.4375 + 0.825 * (i % 10), top - i // 10 * (side + 0.025) - side
+        show(ax, image / 127.5 - 1, middle - side / 2, bottom, side, "none")
+    return bottom
+
+
+def draw_samples(runs):
+    """Real shapes above samples of a run; or above those of a long run and, smaller, those of the default run."""
+    (net, flow, _, steps), *default = runs
+    torch.manual_seed(0)
+    real = jit.to_uint8(jit.render_shapes(torch.arange(10), jit.random_factors(10), net.shape[-1]))
+    title = f"What {flow.pred}-prediction draws after {steps:,} steps of training, beneath real shapes"
+    label = "long run: " * len(default) + f"samples after {steps:,} steps"
+    parts = [("real: the renderings that training sees", real, 0.8)]  # label, images, their side in inches
+    parts += [(label, sample(net, flow, jit.SHAPES, 30)[0], 0.8)]
+    for net, flow, _, steps in default:
+        title = "A short training learns the ten shapes, a long one their edges and corners"
+        label = f"default run (python jit.py train): samples after {steps:,} steps, from the same noise"
+        parts += [(label, sample(net, flow, jit.SHAPES, 20)[0], 0.6)]
+    height = 0.925 + sum(0.35 + len(images) // 10 * (side + 0.025) for _, images, side in parts)
+    figure = new_figure(height, title, "Samples are unselected: seed 0, classes in turn; EMA 1, guidance 2.")
+    ax, top = canvas(figure), height - 0.725
+    for i, name in enumerate(jit.SHAPES):
+        ax.text(0.4375 + 0.825 * i, top - 0.4, name, ha="center", fontsize=10, color=GREY)
+    for label, images, side in parts:
+        ax.text(0.04, top, label, va="top", fontsize=11, color=INK)
+        top = draw_rows(ax, top - (0.45 if images is real else 0.25), images, side) - 0.125
+    return figure
+
+
+def draw_run(runs, folder):
     """Samples of each class, and the way to two of them: a star and a heart, if it knows these."""
-    device, cfg = net.pos_embed.device, 2.0 if net.classes > 1 else 1.0
-    y, captions = jit.pick_classes(40, net.classes, names)
-    images = torch.cat(list(jit.sample_images(net, y.to(device), flow, net.shape, cfg=cfg)))
-    y, _ = jit.pick_classes(2, net.classes, names, "star,heart" if names == jit.SHAPES else "")
-    velocity = jit.guided_velocity(net, y.to(device), flow, cfg)
+    net, flow, config, _ = runs[0]
+    device, names, of_shapes = net.pos_embed.device, config["names"], config["data"] == "shapes"
+    samples = draw_samples(runs) if of_shapes else sample(net, flow, names, 40)
+    y, _ = jit.pick_classes(2, net.classes, names, "star,heart" if of_shapes else "")
+    velocity = jit.guided_velocity(net, y.to(device), flow, 2.0 if net.classes > 1 else 1.0)
     noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(2)).to(device)
     states = list(jit.integrate(velocity, noise, steps=10))  # few: noise hardly compresses
-    jit.draw_sheet(folder / "samples.png", images, captions)
+    if of_shapes:
+        save_figure(samples, folder / "samples.png", 160)  # 0.8 inches are 128 dots, two for a pixel
+    else:
+        jit.draw_sheet(folder / "samples.png", *samples)
     draw_strip(states, folder / "denoising.png")
     draw_animation(states, folder / "denoising.gif")
 
@@ -489,17 +533,26 @@ def draw_lesson(folder):
         save_figure(draw(), folder / f"{name}.png", DPI)
 
 
-def draw_all(run, out):
+def load(run):
+    """Network, flow and config of a run, and the steps it was trained."""
+    step = jit.load_checkpoint(run / jit.CHECKPOINT if run.is_dir() else run).get("step")
+    return *jit.load_run(run, "ema1", jit.choose_device("auto")), step
+
+
+def draw_all(run, long, out):
     """The lesson, and the pictures of a run on the shapes. Those of other data go to its own folder."""
     if not run:
         draw_lesson(jit.make_folder(out or ROOT / "figures"))
         print("Name a run to draw samples and denoising, too: python figures/lesson.py runs/shapes-Ti-16-x")
         return
-    net, flow, config = jit.load_run(run, "ema1", jit.choose_device("auto"))
-    names, of_lesson = config["names"], config["data"] == "shapes"
+    runs = [load(path) for path in (long, run) if path]  # the long one first
+    (*_, first, most), (*_, last, least) = runs[0], runs[-1]  # config and steps; of one run twice the same
+    of_lesson, same = last["data"] == "shapes", all(first[key] == last[key] for key in ("network", "flow", "data"))
+    fits = not long or of_lesson and same and most > least
+    jit.check(fits, f"{long} must be the same as {run}, a run on the shapes, and trained for longer.")
     own = run if run.is_dir() else run.parent
     folder = jit.make_folder(out or (ROOT / "figures" if of_lesson else own))
-    draw_run(net, flow, names, folder)  # first: if it fails, nothing has been overwritten
+    draw_run(runs, folder)  # first: if it fails, nothing has been overwritten
     if of_lesson:
         draw_lesson(folder)
     print(f"{folder / 'samples.png'}, denoising.png and denoising.gif")
@@ -508,9 +561,11 @@ def draw_all(run, out):
 def main(words=None):
     parser = Parser(__doc__, prog="lesson.py")
     parser.add_argument("run", nargs="?", type=Path, help="folder of a run, or its checkpoint")
+    text = "a longer run of the same: samples.png shows both, run then is called the default; denoising.* show this one"
+    parser.add_argument("long", nargs="?", type=Path, help=text)
     parser.add_argument("--out", type=Path, help="folder for the pictures (default: figures/, or that of the run)")
     args = parser.parse_args(words)
-    return exit_code("lesson.py", lambda: draw_all(args.run, args.out))
+    return exit_code("lesson.py", lambda: draw_all(args.run, args.long, args.out))
 
 
 if __name__ == "__main__":

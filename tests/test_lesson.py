@@ -3,8 +3,10 @@
 import itertools
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,6 +26,27 @@ import lesson  # noqa: E402
 def figures():
     """Each picture as a figure that has been laid out."""
     drawn = {name: draw() for name, draw in lesson.PICTURES.items()}
+    for figure in drawn.values():
+        FigureCanvasAgg(figure).draw()
+    return drawn
+
+
+def save_run(folder, step=4200, size=16, data="shapes"):
+    """The run of a network that has learned nothing, after so many steps."""
+    net = jit.JiT(size=size, patch=8, depth=1, width=16, heads=2, bottleneck=4, classes=10)
+    config = dict(network=net.arguments, flow={}, names=jit.SHAPES, data=data)
+    folder.mkdir()
+    networks = {"model": net, "model_ema1": net}
+    jit.save_checkpoint(folder / jit.CHECKPOINT, networks, torch.optim.Adam(net.parameters()), step, config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """samples.png as a figure that has been laid out: of one run, and of two."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [lesson.load(save_run(folder / str(step), step)) for step in (42000, 4200)]
+    drawn = {"one": lesson.draw_samples(runs[1:]), "two": lesson.draw_samples(runs)}
     for figure in drawn.values():
         FigureCanvasAgg(figure).draw()
     return drawn
@@ -148,13 +171,43 @@ def test_x_lies_on_the_curve_and_v_does_not(figures):
     assert eps.mean() > 0.5 and v.mean() > 0.5
 
 
+def test_samples_say_what_they_are(samples):
+    """Each part has a label, which names the steps of its run; the default run's images are the smaller ones."""
+    long = "long run: samples after 42,000 steps"
+    default = "default run (python jit.py train): samples after 4,200 steps, from the same noise"
+    for name, labels, images in (
+        ("one", ["samples after 4,200 steps"], {0.8: 40}),
+        ("two", [long, default], {0.8: 40, 0.6: 20}),
+    ):
+        words = [text.get_text() for text in texts(samples[name])]
+        assert [word for word in words if "samples after" in word] == labels
+        assert "real: the renderings that training sees" in words and set(jit.SHAPES) < set(words)
+        extents = [image.get_extent() for image in samples[name].axes[0].images]
+        assert Counter(round(right - left, 6) for left, right, _, _ in extents) == images
+        assert len({round((left + right) / 2, 6) for left, right, _, _ in extents}) == 10  # a column for each class
+
+
+def test_first_row_is_real(tmp_path):
+    """In the file it shows renderings, one of each class in order; each pixel is a square of whole dots."""
+    figure = lesson.draw_samples([lesson.load(save_run(tmp_path / "run"))])
+    lesson.save_figure(figure, tmp_path / "samples.png", 160)
+    dots = torch.tensor(np.array(Image.open(tmp_path / "samples.png").convert("RGB"))).permute(2, 0, 1)
+    torch.manual_seed(0)
+    real = jit.to_uint8(jit.render_shapes(torch.arange(10), jit.random_factors(10), 16))
+    top = round(160 * (figure.get_figheight() - figure.axes[0].images[0].get_extent()[3]))
+    for i, image in enumerate(real):
+        shown = dots[:, top : top + 128, 6 + 132 * i : 134 + 132 * i]
+        large = image.repeat_interleave(8, 1).repeat_interleave(8, 2)
+        assert (shown.int() - large.int()).abs().max() <= 5, i  # 52 levels
+
+
 # ---- They can be read ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", lesson.PICTURES)
-def test_texts(figures, name):
+@pytest.mark.parametrize("name", [*lesson.PICTURES, "one", "two"])
+def test_texts(figures, samples, name):
     """A sentence on top; letters of 10 points at least; no text over another or beyond the edge."""
-    figure = figures[name]
+    figure = (figures | samples)[name]
     assert len(figure.get_suptitle().split()) >= 6
     assert min(text.get_fontsize() for text in texts(figure)) >= 10
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts(figure)]
@@ -164,12 +217,12 @@ def test_texts(figures, name):
         assert not box.overlaps(place), (word, other)
 
 
-def test_colours(figures):
+def test_colours(figures, samples):
     """Blue, vermilion and orange mean x, eps and v in every picture, so where there is none of these, they are not."""
     assert (lesson.X, lesson.EPS, lesson.V) == ("#0072B2", "#D55E00", "#E69F00")
     meant = {"flow": {lesson.V}, "manifold": {lesson.X, lesson.EPS, lesson.V}, "architecture": {lesson.X},
-             "t_distribution": set()}  # fmt: skip
-    for name, figure in figures.items():
+             "t_distribution": set(), "one": set(), "two": set()}  # fmt: skip
+    for name, figure in (figures | samples).items():
         assert colours(figure) & {lesson.X, lesson.EPS, lesson.V} == meant[name], name
 
 
@@ -199,3 +252,25 @@ def test_broken_checkpoint_overwrites_nothing(tmp_path):
     (tmp_path / "checkpoint-last.pth").write_bytes(b"no checkpoint")
     assert lesson.main([str(tmp_path), "--out", str(tmp_path)]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-last.pth"]
+
+
+def test_way_from_noise_is_that_of_the_longer_run(tmp_path, monkeypatch):
+    """With two runs the strip and the animation come from the longer one, samples.png from both."""
+    monkeypatch.setattr(lesson, "PICTURES", {})
+    run, long, out = save_run(tmp_path / "run"), save_run(tmp_path / "long", 9000), tmp_path / "out"
+    assert lesson.main([str(run), str(long), "--out", str(out)]) == 0
+    assert lesson.main([str(long), "--out", str(tmp_path / "alone")]) == 0
+    for name in ("denoising.png", "denoising.gif"):
+        assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    heights = [Image.open(folder / "samples.png").height for folder in (out, tmp_path / "alone")]
+    assert heights[0] > heights[1]
+
+
+@pytest.mark.parametrize("other", [dict(step=4200), dict(step=9000, size=32), dict(step=9000, data="pets")])
+def test_second_run_must_be_the_same_for_longer(tmp_path, capsys, other):
+    """The labels say so: runs in the wrong order, of another network or data are refused before anything is drawn."""
+    run, long = save_run(tmp_path / "run"), save_run(tmp_path / "long", **other)
+    assert lesson.main([str(run), str(long), "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "longer" in captured.err
+    assert not (tmp_path / "out").exists()
