@@ -17,17 +17,13 @@ Scores    rfd: Frechet distance on the features of a small fixed random network 
           FID, of as many images as the table says, if the Inception weights are there (`python jit.py eval` gets them).
           agreement, of shapes, if figures/agreement.py has trained its classifier: the share of samples that it takes
           for the shape that was asked for.
-Settings  Tables 2, 3, 10 and Figure 4 are, as in the paper, without RoPE, qk-norm, in-context tokens, guidance
-          interval and (but for Figure 4) bottleneck. The paper sweeps guidance and EMA for each entry; here both stay.
+
+figures/studies.py holds the studies and their settings, figures/study_figures.py draws them.
 """
 
 import argparse
 import dataclasses
 import functools
-import hashlib
-import inspect
-import json
-import math
 import os
 import platform
 import signal
@@ -35,307 +31,24 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import agreement
 import common
 import numpy as np
 import rfd
+import study_figures
 import torch
 import torch.nn.functional as F
 import variants
-from common import GREY, INK, ROOT, jit
-from matplotlib.figure import Figure
+from common import ROOT, jit
+from studies import (
+    SCALES, STUDIES, TIMES, caption, deviation, distinct, in_words, key_of, look_up, number_of, panels_of,
+    read_results, run_of, runs_of, sampling_of, save_results, scale_of, seeds_of, version_of,
+)  # fmt: skip
 from tqdm import tqdm
 
-# ---- The studies -------------------------------------------------------------------------------------------------
-
-# n samples are scored against `reference` real images. Image size and patch: large, small, such that a patch has 768 or
-# 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
-# tokens: without RoPE and bottleneck a small network takes thousands of steps to learn where each of 16 patches stands.
-# The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else `small` and `whole` need.
-SCALES = {
-    "cpu": dict(  # the built-in shapes, network 128 wide
-        network=jit.MODELS["Ti"],
-        recipe=dict(steps=5000, batch_size=32, lr=2e-3, decay=1.0),
-        recipes=dict(small=dict(steps=2500, batch_size=16), whole=dict(steps=3000, batch_size=16)),
-        sampling=dict(cfg=2.0, sampling_steps=25, batch_size=50),
-        n=300,
-        reference=3000,
-        large=(32, 16),
-        small=(32, 4),
-        whole=(64, 16),
-        sizes=[(32, 8), (64, 16), (128, 32)],
-    ),
-    "gpu": dict(  # photographs, network 384 wide
-        network=jit.MODELS["S"],
-        recipe=dict(steps=2500, batch_size=128, lr=5e-4, decay=1.0),
-        recipes=dict(small={}, whole={}),
-        sampling=dict(cfg=2.0, sampling_steps=25, batch_size=500),
-        n=2000,
-        reference=20000,
-        large=(64, 16),
-        small=(64, 4),
-        whole=(64, 16),
-        sizes=[(64, 16), (128, 32), (256, 64)],
-    ),
-    "toy": dict(  # seconds, to see that everything works
-        network=jit.MODELS["Ti"] | dict(depth=2, width=32, heads=2),
-        recipe=dict(steps=6, batch_size=4, lr=2e-3, decay=1.0, save_every=2, log_every=1),
-        recipes=dict(small=dict(steps=4), whole={}),
-        sampling=dict(cfg=1.5, sampling_steps=2, batch_size=9),
-        n=9,
-        reference=30,
-        large=(16, 16),
-        small=(16, 4),
-        whole=(16, 4),
-        sizes=[(16, 4), (32, 8)],
-    ),
-}
-BARE = dict(rope=False, qk_norm=False, context_tokens=0)  # the network of Tables 2, 3, 10 and Figure 4, with ...
-PLAIN = BARE | dict(bottleneck=0)
-GUIDED = {"guidance at all t": dict(interval=(0.0, 1.0)), "for t > 0.1": dict(interval=(0.1, 1.0))}
-ALWAYS, LATER = GUIDED.values()
-PREDICTION = dict(x="x-prediction", eps="ε-prediction", v="v-prediction")
-LOSS = dict(x="x-loss", eps="ε-loss", v="v-loss")
-PREDS = tuple(PREDICTION)
-COLOUR = {"x-prediction": common.X, "ε-prediction": common.EPS, "v-prediction": common.V}
-
-
-@dataclass
-class Cell:
-    """A network, how to sample it, and its place. What is not given here is as the scale has it, or jit.py."""
-
-    row: str
-    column: str
-    network: dict  # arguments of its class, with size and patch
-    flow: dict = field(default_factory=dict)  # arguments of jit.Flow
-    recipe: dict = field(default_factory=dict)  # arguments of jit.train
-    sampling: dict = field(default_factory=dict)  # arguments of jit.sample_images
-    variant: type = jit.JiT  # or a class of variants.py
-    panel: str = ""
-    paper: float = None  # its FID-50K
-    score_size: int = None  # the side that images are averaged down to before they are scored
-    repeated: bool = True  # trained --seeds times, not once
-
-
-@dataclass
-class Study:
-    """Cells in rows and columns; above their pictures a few plots: functions (ax, study, args)."""
-
-    title: str
-    columns: str  # what they are
-    cells: list
-    plots: tuple = ()
-    curve: str = None  # the kind of axis, "log" or "linear", of scores against columns
-
-
-def at(scale, name, **network):
-    """Network arguments at one of the scale's sizes and patches: large, small or whole."""
-    size, patch = scale[name]
-    return dict(size=size, patch=patch) | network
-
-
-def predictions(scale):
-    """The v-loss row of nine, its panels as rows."""
-    cells = [cell for cell in nine(scale).cells if cell.row == "v-loss"]
-    cells = [dataclasses.replace(cell, row=cell.panel.partition(",")[0], panel="") for cell in cells]
-    return Study("Three predictions on patches of few and of many numbers (Table 2, v-loss)", "prediction", cells)
-
-
-def nine(scale):
-    paper = dict(
-        large=[[10.14, 379.21, 107.55], [10.45, 394.58, 126.88], [8.62, 372.38, 96.53]],
-        small=[[5.76, 6.20, 6.12], [3.56, 4.02, 3.76], [3.55, 3.63, 3.46]],
-    )
-    width = scale["network"]["width"]
-    cells = []
-    for name, letter in dict(large="a", small="b").items():
-        panel = f"({letter}) patches of {3 * scale[name][1] ** 2} numbers, network {width} wide"
-        for i, loss in enumerate(PREDS):
-            for j, pred in enumerate(PREDS):
-                network, flow = at(scale, name, **PLAIN), dict(pred=pred, loss=loss)
-                settings = dict(recipe=scale["recipes"].get(name, {}), sampling=ALWAYS, repeated=loss == "v")
-                settings |= dict(panel=panel, paper=paper[name][i][j])
-                cells.append(Cell(LOSS[loss], PREDICTION[pred], network, flow, **settings))
-    return Study("Nine ways to denoise (Table 2)", "prediction", cells)
-
-
-def shift(scale):
-    paper = {
-        0.0: (14.44, 464.25, 120.03),
-        -0.4: (9.79, 372.91, 109.93),
-        -0.8: (8.62, 372.36, 96.53),
-        -1.2: (8.99, 355.25, 106.85),
-    }
-    cells = []
-    for mu, fids in paper.items():
-        for pred, fid in zip(PREDS, fids):
-            network, flow = at(scale, "large", **PLAIN), dict(pred=pred, mu=mu)
-            cells.append(Cell(f"μ = {mu}", PREDICTION[pred], network, flow, sampling=ALWAYS, paper=fid))
-    return Study("Which noise levels to train at: logit t ~ N(μ, 0.8²) (Table 3)", "prediction", cells)
-
-
-def bottleneck(scale):
-    paper = {0: 8.62, 16: 9.40, 128: 7.48}  # of its others, 8.38, 8.15, 7.89 and 7.35, we do not know which is which
-    cells = []
-    for r in (0, 4, 16, 128, 512):
-        network = at(scale, "large", **BARE, bottleneck=r)
-        cells.append(Cell("x-prediction", f"{r or 'none'}", network, sampling=ALWAYS, paper=paper.get(r)))
-    title = "A bottleneck of r numbers in the patch embedding (Figure 4)"
-    return Study(title, "r", cells, plots=(draw_curve, draw_spectrum), curve="log")
-
-
-def ladder(scale):
-    rungs = {
-        "LayerNorm, GELU": (variants.LayerNormGelu, BARE, 7.89),
-        "RMSNorm, SwiGLU": (jit.JiT, BARE, 7.48),
-        "+ RoPE, qk-norm": (jit.JiT, dict(context_tokens=0), 6.69),
-        "+ in-context tokens": (jit.JiT, {}, 5.49),
-    }
-    cells = []
-    for rung, (variant, network, fid) in rungs.items():
-        settings = dict(recipe=scale["recipes"]["whole"], sampling=ALWAYS, variant=variant, paper=fid)
-        cells.append(Cell("x-prediction", rung, at(scale, "whole", **network), **settings))
-    return Study("The network, step by step (Table 4)", "network", cells)
-
-
-def precond(scale):
-    paper = dict(none=(10.14, 10.45, 8.62), linear=(39.50, 67.56, 46.25), edm=(28.94, 72.05, 35.49))
-    cells = []
-    for i, loss in enumerate(PREDS):
-        for kind, fids in paper.items():
-            network, variant = at(scale, "large", **PLAIN), jit.JiT
-            if kind != "none":
-                network, variant = network | dict(kind=kind), variants.Preconditioned
-            settings = dict(sampling=ALWAYS, variant=variant, paper=fids[i], repeated=loss == "v")
-            cells.append(Cell(LOSS[loss], kind, network, dict(loss=loss), **settings))
-    return Study("Pre-conditioned x-prediction, x = c_skip z + c_out net (Table 10)", "pre-conditioning", cells)
-
-
-def resolution(scale):
-    smallest = scale["sizes"][0][0]  # all are scored at this size, or the numbers would not compare
-    cells = []
-    for (size, patch), fid in zip(scale["sizes"], (4.37, 4.64, 4.82)):
-        network = dict(size=size, patch=patch)
-        flow = dict(noise_scale=size / 64)  # as in the paper, the noise grows with the image
-        settings = dict(recipe=scale["recipes"]["whole"], sampling=LATER, paper=fid, score_size=smallest)
-        cells.append(Cell("x-prediction", f"{size} px, patch {patch}", network, flow, **settings))
-    return Study("More pixels, the same number of tokens (Table 5)", "image", cells)
-
-
-def solver(scale):
-    cells = []
-    for name in ("euler", "heun"):
-        for steps in (4, 8, 16, 32, 64):
-            sampling = LATER | dict(solver=name, sampling_steps=steps)
-            cells.append(Cell(name, f"{steps}", at(scale, "whole"), recipe=scale["recipes"]["whole"], sampling=sampling))
-    return Study("Two solvers", "steps", cells, plots=(draw_curve,), curve="log")
-
-
-def guidance(scale):
-    cells = []
-    for name, interval in GUIDED.items():
-        for weight in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
-            settings = dict(recipe=scale["recipes"]["whole"], sampling=interval | dict(cfg=weight))
-            cells.append(Cell(name, f"{weight:g}", at(scale, "whole"), **settings))
-    return Study("Classifier-free guidance", "weight w", cells, plots=(draw_curve,), curve="linear")
-
-
-def lossbyt(scale):
-    cells = [cell for cell in nine(scale).cells if cell.row == "v-loss"]
-    return Study("The v-loss of three predictions (Figure 7)", "prediction", cells)
-
-
-def gate(scale):
-    cells = []
-    for row, variant in {"network": jit.JiT, "network − g(t) z": variants.Gated}.items():
-        for pred in PREDS if variant is jit.JiT else ("eps", "v"):
-            network, flow = at(scale, "large", **PLAIN), dict(pred=pred)
-            cells.append(Cell(row, PREDICTION[pred], network, flow, sampling=ALWAYS, variant=variant))
-    title = "A way around the network for the noise: one learned number g(t)"
-    return Study(title, "prediction", cells, plots=(draw_gates, draw_loss_over_t))
-
-
-FUNCTIONS = (nine, predictions, shift, bottleneck, ladder, precond, resolution, solver, guidance, lossbyt, gate)
-STUDIES = {function.__name__: function for function in FUNCTIONS}
-
 # ---- One network: train it, draw from it, score it ---------------------------------------------------------------
-
-TIMES = [(i + 0.5) / 20 for i in range(20)]  # where the loss over t, and the gate, are measured
-
-
-@dataclass
-class Run:
-    """A network to train, once, whatever cells show it."""
-
-    variant: type
-    network: dict
-    flow: dict
-    recipe: dict
-    out: Path
-
-    @property
-    def shape(self):
-        return 3, self.network["size"], self.network["size"]
-
-
-def scale_of(args):
-    """The scale, with image size and patches of --size and --patches."""
-    scale = dict(SCALES[args.scale])
-    for name, patch in zip(("large", "small"), args.patches or ()):
-        scale[name] = (args.size or scale[name][0], patch)
-    return scale
-
-
-def seeds_of(cell, args):
-    """The training seeds of a cell."""
-    return range(args.seeds if cell.repeated else 1)
-
-
-def unusual(function, arguments):
-    """The arguments in which a call differs from the plainest one."""
-    usual = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-    return {name: value for name, value in arguments.items() if name not in usual or value != usual[name]}
-
-
-def version_of(data):
-    """Six letters that change with the data."""
-    if data == "shapes":
-        return common.version_of_shapes()
-    return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]
-
-
-def run_of(cell, seed, args):
-    """The network of a cell. Its folder is named by what was chosen, so that cells which chose the same share it."""
-    scale = scale_of(args)
-    network = scale["network"] | cell.network
-    recipe = scale["recipe"] | dict(flip=args.flip) | cell.recipe | dict(seed=seed)
-    chosen = dict(
-        variant=cell.variant.__name__,
-        network=unusual(jit.JiT, network),
-        flow=unusual(jit.Flow, cell.flow),
-        recipe={name: value for name, value in recipe.items() if name not in ("seed", "log_every", "save_every")},
-        data=version_of(args.data),
-    )
-    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:6]
-    flow = jit.Flow(**cell.flow)
-    name = f"{network['size']}px-{flow.pred}-{flow.loss}-{digest}-seed{seed}"
-    return Run(cell.variant, network, cell.flow, recipe, args.runs / args.scale / name)
-
-
-def sampling_of(cell, args):
-    """Arguments of jit.sample_images: the same noise, that of seed 0, for all cells and training seeds."""
-    return dict(solver="heun") | scale_of(args)["sampling"] | cell.sampling
-
-
-def key_of(cell, args):
-    """Under this name the folder of its network keeps the results of a cell."""
-    s = sampling_of(cell, args)
-    low, high = s["interval"]
-    key = f"{s['solver']}{s['sampling_steps']}-cfg{s['cfg']}-t{low}-{high}-n{scale_of(args)['n']}"
-    return key + (f"-at{cell.score_size}" if cell.score_size else "")
 
 
 @functools.cache
@@ -444,7 +157,7 @@ def draw_and_score(cell, run, net, flow, data, args):
     start, device, sampling = time.time(), args.device, sampling_of(cell, args)
     if net.classes < 2:
         sampling["cfg"] = 1.0  # there is nothing to guide towards
-    y, _ = jit.pick_classes(scale_of(args)["n"], net.classes)
+    y, _ = jit.pick_classes(number_of(cell, args), net.classes)
     batches = jit.sample_images(net, y.to(device), flow, net.shape, **sampling)
     pixels = torch.cat([batch.cpu() for batch in batches])
     side = cell.score_size or net.shape[1]
@@ -494,31 +207,9 @@ def add_agreement(study, args):
             judge(cell, run_of(cell, seed, args), classifier, args)
 
 
-def save_results(out, results):
-    text = json.dumps(results, indent=1)
-    jit.write_whole(out / "results.json", lambda path: path.write_text(text))
-
-
-def read_results(out):
-    path = out / "results.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 # ---- A study: all its networks, each in a process of its own -----------------------------------------------------
 
 SCORING = 300  # for the progress bar: drawing and scoring a cell takes about as long as this many training steps
-
-
-def runs_of(study, args):
-    """{run folder: (Run, its cells)}, each network once; one seed after the other."""
-    runs = {}
-    cells = STUDIES[study](scale_of(args)).cells
-    for seed in range(args.seeds):
-        for cell in cells:
-            if seed in seeds_of(cell, args):
-                run = run_of(cell, seed, args)
-                runs.setdefault(str(run.out), (run, []))[1].append(cell)
-    return runs
 
 
 def steps_done(run, cells, args):
@@ -590,41 +281,20 @@ def train_all(study, args):
 NOTES = "<!-- Below are notes written by hand; they stay when the table is written again. -->"
 
 
-def look_up(cell, args):
-    """Of each seed that is there: (run folder, what is known of the cell's network, what is known of the cell)."""
-    found = []
-    for seed in seeds_of(cell, args):
-        out = run_of(cell, seed, args).out
-        results = read_results(out)
-        if key_of(cell, args) in results:
-            found.append((out, results, results[key_of(cell, args)]))
-    return found
+def path_of(name, args):
+    """The figure of a study; beside it the table. One's own pictures do not overwrite those of the shapes."""
+    return args.figures / f"{name}{'' if args.data == 'shapes' else '_' + Path(args.data).name}.png"
 
 
-def scores_of(cell, args):
-    """{score: its value for each seed}; empty if nothing is known."""
-    results = [result["scores"] for _, _, result in look_up(cell, args)]
-    return {name: [scores[name] for scores in results if name in scores] for name in (results[0] if results else [])}
+def notes_of(path):
+    """What was written by hand into the table at this path."""
+    return path.read_text().partition(NOTES)[2] if path.exists() else "\n"
 
 
-def deviation(values):
-    """Standard deviation over the seeds."""
-    return np.std(values, ddof=1) if len(values) > 1 else 0.0
-
-
-def in_words(name, values):
-    """A score of one seed, or mean and standard deviation over several; two digits are what they are good for."""
-    mean, sd, unit = np.mean(values), deviation(values), ""
-    if name == "agreement":
-        mean, sd, unit = 100 * mean, 100 * sd, "%"
-    decimals = max(0, 1 - math.floor(math.log10(mean))) if 0 < mean < 10 and not unit else 0
-    spread = f" ± {sd:.{decimals}f}" if len(values) > 1 else ""
-    return f"{name} {mean:.{decimals}f}{spread}{unit}"
-
-
-def caption(cell, args):
-    """The scores of a cell in words."""
-    return ", ".join(in_words(*score) for score in scores_of(cell, args).items()) or "not run"
+def title_of(study, path):
+    """What the notes in the table at this path call the finding, or the title of the study."""
+    found = [line for line in notes_of(path).splitlines() if line.startswith("Finding: ")]
+    return found[0].removeprefix("Finding: ") if found else study.title
 
 
 def v_loss(cell, args):
@@ -633,15 +303,6 @@ def v_loss(cell, args):
     means = [np.mean([line["loss"] for line in log[-len(log) // 5 :]]) for log in logs if log]
     spread = f" ± {deviation(means):.3f}" if len(means) > 1 else ""
     return f"{np.mean(means):.3f}{spread}" if means else "not run"
-
-
-def distinct(cells, part):
-    """The names of the panels, rows or columns of some cells, in order."""
-    return list(dict.fromkeys(getattr(cell, part) for cell in cells))
-
-
-def panels_of(study):
-    return [[cell for cell in study.cells if cell.panel == panel] for panel in distinct(study.cells, "panel")]
 
 
 def table_of(cells, describe, args):
@@ -703,165 +364,9 @@ def write_table(name, study, args):
     elif any(cell.paper for cell in study.cells):
         lines += ["In brackets the paper's FID-50K.", ""]
     lines += footnotes(name, study, args)
-    path = args.figures / f"{name}.md"
-    notes = path.read_text().partition(NOTES)[2] if path.exists() else "\n"
-    text = "\n".join(lines) + f"\n{NOTES}{notes}"
+    path = path_of(name, args).with_suffix(".md")
+    text = "\n".join(lines) + f"\n{NOTES}{notes_of(path)}"
     jit.write_whole(path, lambda path: path.write_text(text))
-
-
-# ---- Its figure --------------------------------------------------------------------------------------------------
-
-
-def mosaic(pixels):
-    """The first nine images of (n, C, S, S) as one, three by three with white gaps: uint8 (H, W, 3)."""
-    images = np.broadcast_to(pixels[:9].transpose(0, 2, 3, 1), (9, *pixels.shape[2:], 3))
-    gap = max(1, pixels.shape[-1] // 16)
-    images = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    return np.vstack([np.hstack(images[i : i + 3]) for i in (0, 3, 6)])[:-gap, :-gap]
-
-
-def draw_cell(ax, cell, args):
-    """Nine pictures, those of the first seed there is, with the scores of the cell under them."""
-    colour = COLOUR.get(cell.column)
-    ax.spines[:].set(visible=colour is not None, color=colour, linewidth=2)
-    for out, _, _ in look_up(cell, args)[:1]:
-        pixels = np.load(out / f"{key_of(cell, args)}.npy")
-        ax.imshow(mosaic(pixels), interpolation="nearest")
-    paper = f"\npaper: FID {cell.paper:.3g}" if cell.paper else ""
-    ax.set_xlabel(caption(cell, args).partition(", agreement")[0] + paper, fontsize=9)
-
-
-def draw_pictures(figure, cells, args):
-    """One panel: the pictures of every cell in its row and column."""
-    rows, columns = distinct(cells, "row"), distinct(cells, "column")
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    figure.suptitle(cells[0].panel or None, fontsize=11, fontweight="bold")
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-    for cell in cells:
-        draw_cell(axes[rows.index(cell.row), columns.index(cell.column)], cell, args)
-    for ax, column in zip(axes[0], columns):
-        ax.set_title(column, color=COLOUR.get(column, "black"), fontsize=10, fontweight="bold")
-    for ax, row in zip(axes[:, 0], rows):
-        ax.set_ylabel(row, fontsize=10)
-
-
-def draw_curve(ax, study, args):
-    """The first score against the columns, a line for each row; bars: standard deviation over the seeds."""
-    columns = [column for column in distinct(study.cells, "column") if column != "none"]
-    for row, marker, colour in zip(distinct(study.cells, "row"), "os", (INK, common.GREEN)):
-        points = []
-        for cell in study.cells:
-            scores = scores_of(cell, args)
-            if cell.row != row or not scores:
-                continue
-            name, values = next(iter(scores.items()))
-            if cell.column == "none":
-                ax.axhline(np.mean(values), color=GREY, linestyle="--", label="no bottleneck")
-            else:
-                points.append((float(cell.column), np.mean(values), deviation(values)))
-            ax.set_ylabel(name)
-        if points:
-            x, mean, sd = zip(*points)
-            colour = COLOUR.get(row, colour)
-            ax.errorbar(x, mean, sd if any(sd) else None, marker=marker, color=colour, label=row, capsize=3)
-    floors = [next(iter(result["floor"].values())) for cell in study.cells for _, _, result in look_up(cell, args)]
-    ax.axhline(floors[0], color=GREY, linestyle=":", label="real images")
-    ax.set(xlabel=study.columns, xscale=study.curve)
-    high = ax.get_ylim()[1]
-    if high > 10 * floors[0]:
-        ax.set_yscale("log")
-    else:
-        ax.set_ylim(0, high)
-    ax.set_xticks([float(column) for column in columns], columns)
-    ax.minorticks_off()
-    ax.legend(frameon=False, fontsize=8)
-
-
-def draw_spectrum(ax, study, args):
-    """How much of the variance of the data's patches is outside their first r principal components."""
-    run = run_of(study.cells[0], 0, args)
-    pixels, _ = common.real_images(jit.open_data(args.data, run.shape), 1000, seed=11)
-    patch, width = run.network["patch"], run.network["width"]
-    patches = F.unfold(pixels.double(), patch, stride=patch).transpose(1, 2).flatten(0, 1)  # (n N, C p p)
-    variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
-    ax.plot(range(1, len(variance)), 1 - (variance.cumsum(0) / variance.sum())[:-1], color=INK)
-    ax.set(xlabel="r", xscale="log", yscale="log", ylim=(1e-5, 1))
-    ax.set_title("variance of patches outside r principal components", fontsize=10)
-    ax.axvline(width, color=GREY, linestyle="--")
-    ax.text(width, 2e-5, "width of the network ", color=GREY, fontsize=8, horizontalalignment="right")
-
-
-def draw_gates(ax, study, args):
-    """The learned gates over 1 / (1 - t), a curve for each seed. That of eps = (z - t x) / (1 - t) has another sign."""
-    t = np.linspace(0, 0.98, 99)
-    ax.plot(t, 1 / (1 - t), color=INK, linestyle="--", label="1 / (1 − t)")
-    for cell in study.cells:
-        gates = [results["gate"] for _, results, _ in look_up(cell, args) if "gate" in results]
-        sign, name = (-1, "−g(t)") if cell.flow["pred"] == "eps" else (1, "g(t)")
-        for i, values in enumerate(gates):
-            label = f"{name}, {cell.column}" if i == 0 else None
-            ax.plot(TIMES, sign * np.array(values), color=COLOUR[cell.column], label=label)
-    ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), ylim=(-2, 12), ylabel="gate")
-    ax.legend(frameon=False, fontsize=8)
-
-
-def draw_loss_over_t(ax, study, args):
-    """The v-loss of finished networks, a colour for each column, a style for each row, a curve for each seed."""
-    for row, style in zip(distinct(study.cells, "row"), ("-", "--")):
-        ax.plot([], [], color=GREY, linestyle=style, label=row)
-        for cell in study.cells:
-            for _, results, _ in look_up(cell, args) if cell.row == row else []:
-                ax.plot(TIMES, results["loss_over_t"], color=COLOUR[cell.column], linestyle=style)
-    ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), yscale="log", ylabel="v-loss")
-    ax.legend(frameon=False, fontsize=8)
-
-
-def draw_losses(figure, study, args):
-    """The v-loss in training, and, of the finished network, against t; a row for each panel, a line for each seed."""
-    for part, cells in zip(figure.subfigures(2, 1), panels_of(study)):
-        part.suptitle(cells[0].panel, fontsize=11, fontweight="bold")
-        left, right = part.subplots(1, 2, sharey=True)
-        for cell in cells:
-            for i, (out, results, _) in enumerate(look_up(cell, args)):
-                log, style = common.read_log(out), dict(color=COLOUR[cell.column], linewidth=1.2)
-                left.plot([line["step"] for line in log], [line["loss"] for line in log], **style)
-                right.plot(TIMES, results["loss_over_t"], label=cell.column if i == 0 else None, **style)
-        left.set(xlabel="training step", ylabel="v-loss", yscale="log")
-        right.set(xlabel="t (0 noise, 1 data), finished network", xlim=(0, 1))
-        right.legend(frameon=False)
-
-
-def draw_study(study, args):
-    """Its plots above its pictures, as a figure."""
-    panels = panels_of(study)
-    columns = sum(len(distinct(cells, "column")) for cells in panels)
-    rows = len(distinct(study.cells, "row"))
-    side = min(1.8, 8.4 / columns)  # of the pictures of a cell, in inches
-    pictures = rows * (side + (0.4 if study.cells[0].paper else 0.25)) + 0.4
-    heights = [2.6, pictures] if study.plots else [pictures]
-    figure = Figure(figsize=(0.6 + side * columns, sum(heights)), layout="constrained", dpi=140)
-    *top, bottom = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part in top:
-        for plot, ax in zip(study.plots, np.ravel(part.subplots(1, len(study.plots)))):
-            plot(ax, study, args)
-    for part, cells in zip(np.ravel(bottom.subfigures(1, len(panels))), panels):
-        draw_pictures(part, cells, args)
-    return figure
-
-
-def draw(name, study, args):
-    """figures/NAME.png."""
-    if name == "lossbyt":
-        figure = Figure(figsize=(9, 5.5), layout="constrained", dpi=140)
-        draw_losses(figure, study, args)
-    else:
-        figure = draw_study(study, args)
-    path = args.figures / f"{name}.png"
-    common.save_figure(figure, path, figure.dpi)
-    if path.stat().st_size > 500_000:  # a repository is cloned whole: smaller ones then
-        common.save_figure(figure, path, 0.7 * figure.dpi)
 
 
 # ---- The command -------------------------------------------------------------------------------------------------
@@ -897,8 +402,9 @@ def show(name, args):
     study = STUDIES[name](scale_of(args))
     add_agreement(study, args)
     write_table(name, study, args)
-    draw(name, study, args)
-    print(f"{args.figures / name}.png and {args.figures / name}.md")
+    path = path_of(name, args)
+    study_figures.draw(name, study, args, path, title_of(study, path.with_suffix(".md")))
+    print(f"{path} and {path.with_suffix('.md')}")
 
 
 def run_studies(args):

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "figures")]
 import ablations  # noqa: E402
 import common  # noqa: E402
+import studies  # noqa: E402
+import study_figures  # noqa: E402
 import variants  # noqa: E402
 
 import jit  # noqa: E402
@@ -204,27 +206,27 @@ def test_a_run_of_such_a_network(name, tmp_path, monkeypatch):
 # ---- The studies -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", ablations.SCALES)
-@pytest.mark.parametrize("name", ablations.STUDIES)
+@pytest.mark.parametrize("scale", studies.SCALES)
+@pytest.mark.parametrize("name", studies.STUDIES)
 def test_studies_are_valid(name, scale, tmp_path):
     """A typo in a table must not show after an hour of training: all arguments are accepted, no cell is there twice."""
-    args, cells = flags(tmp_path, name, "--scale", scale), ablations.STUDIES[name](ablations.SCALES[scale]).cells
+    args, cells = flags(tmp_path, name, "--scale", scale), studies.STUDIES[name](studies.SCALES[scale]).cells
     assert len({(cell.panel, cell.row, cell.column) for cell in cells}) == len(cells)
-    runs = [ablations.run_of(cell, 0, args) for cell in cells]
-    assert len({f"{run.out} {ablations.key_of(cell, args)}" for run, cell in zip(runs, cells)}) == len(cells)
-    trains, samples = (ablations.inspect.signature(function) for function in (jit.train, jit.sample_images))
+    runs = [studies.run_of(cell, 0, args) for cell in cells]
+    assert len({f"{run.out} {studies.key_of(cell, args)}" for run, cell in zip(runs, cells)}) == len(cells)
+    trains, samples = (studies.inspect.signature(function) for function in (jit.train, jit.sample_images))
     for run, cell in zip(runs, cells):
         jit.Flow(**run.flow)
         trains.bind(None, None, None, run.out, **run.recipe)
-        samples.bind(None, None, None, None, **ablations.sampling_of(cell, args))
+        samples.bind(None, None, None, None, **studies.sampling_of(cell, args))
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
 def test_networks_build(scale, tmp_path):
     """Every kind of network takes the images of its study; only as deep here as in-context tokens need."""
     runs = {}
-    for name in ablations.STUDIES:
-        for run, _ in ablations.runs_of(name, flags(tmp_path, name, "--scale", scale)).values():
+    for name in studies.STUDIES:
+        for run, _ in studies.runs_of(name, flags(tmp_path, name, "--scale", scale)).values():
             runs[run.variant, json.dumps(run.network)] = run
     for run in runs.values():
         net = run.variant(**run.network | dict(depth=2, context_start=1), classes=10)
@@ -236,30 +238,31 @@ def test_networks_build(scale, tmp_path):
 def test_settings_are_those_of_the_paper(tmp_path):
     """Tables 2, 3, 10: no RoPE, qk-norm, in-context tokens, bottleneck; (a) has 768 numbers a patch, (b) 48."""
     for name in ("nine", "shift", "precond", "gate"):
-        for run, cells in ablations.runs_of(name, flags(tmp_path, name)).values():
+        for run, cells in studies.runs_of(name, flags(tmp_path, name)).values():
             network = run.network
+            assert network["size"] == 32  # the same pictures
             parts = [network[part] for part in ("rope", "qk_norm", "context_tokens", "bottleneck")]
             assert parts == [False, False, 0, 0]
             assert 3 * network["patch"] ** 2 == (48 if "(b)" in cells[0].panel else 768)
             assert 48 < network["width"] < 768
     names = ("nine", "shift", "precond", "bottleneck", "gate")
-    shared = [set(ablations.runs_of(name, flags(tmp_path, name))) for name in names]
+    shared = [set(studies.runs_of(name, flags(tmp_path, name))) for name in names]
     assert [len(shared[0] & other) for other in shared[1:]] == [3, 3, 1, 3]  # trained once, shown twice
 
 
 def test_folders_know_what_was_chosen(tmp_path, monkeypatch):
     """Other seeds, steps, data and shapes are other networks; how often a run is saved is not."""
-    cell, *_ = ablations.nine(ablations.SCALES["cpu"]).cells
+    cell, *_ = studies.nine(studies.SCALES["cpu"]).cells
     args, other = flags(tmp_path, "nine"), flags(tmp_path, "nine", "--data", str(tmp_path))
-    outs = {ablations.run_of(cell, seed, args).out for seed in range(3)}
-    outs.add(ablations.run_of(dataclasses.replace(cell, recipe=dict(steps=7)), 0, args).out)
-    outs.add(ablations.run_of(dataclasses.replace(cell, variant=variants.Gated), 0, args).out)
-    outs.add(ablations.run_of(cell, 0, other).out)
+    outs = {studies.run_of(cell, seed, args).out for seed in range(3)}
+    outs.add(studies.run_of(dataclasses.replace(cell, recipe=dict(steps=7)), 0, args).out)
+    outs.add(studies.run_of(dataclasses.replace(cell, variant=variants.Gated), 0, args).out)
+    outs.add(studies.run_of(cell, 0, other).out)
     saved_often = dataclasses.replace(cell, recipe=dict(save_every=7), flow=cell.flow | dict(mu=-0.8))
-    assert ablations.run_of(saved_often, 0, args).out in outs
+    assert studies.run_of(saved_often, 0, args).out in outs
     monkeypatch.setitem(jit.FACTORS, "size", (0.1, 0.2))
     common.version_of_shapes.cache_clear()
-    outs.add(ablations.run_of(cell, 0, args).out)
+    outs.add(studies.run_of(cell, 0, args).out)
     assert len(outs) == 7
     monkeypatch.undo()
     common.version_of_shapes.cache_clear()
@@ -267,12 +270,12 @@ def test_folders_know_what_was_chosen(tmp_path, monkeypatch):
 
 def test_scores_in_words():
     """Two digits; over several seeds mean and standard deviation (n - 1), with as many decimals as the mean."""
-    assert ablations.in_words("rfd", [0.4249]) == "rfd 0.42"
-    assert ablations.in_words("rfd", [51.6]) == "rfd 52"
-    assert ablations.in_words("rfd", [0.083]) == "rfd 0.083"
-    assert ablations.in_words("rfd", [1.0, 2.0, 3.0]) == "rfd 2.0 ± 1.0"
-    assert ablations.in_words("agreement", [0.5, 0.6]) == "agreement 55 ± 7%"
-    assert ablations.in_words("agreement", [0.0]) == "agreement 0%"
+    assert studies.in_words("rfd", [0.4249]) == "rfd 0.42"
+    assert studies.in_words("rfd", [51.6]) == "rfd 52"
+    assert studies.in_words("rfd", [0.083]) == "rfd 0.083"
+    assert studies.in_words("rfd", [1.0, 2.0, 3.0]) == "rfd 2.0 ± 1.0"
+    assert studies.in_words("agreement", [0.5, 0.6]) == "agreement 55 ± 7%"
+    assert studies.in_words("agreement", [0.0]) == "agreement 0%"
 
 
 @pytest.fixture
@@ -287,7 +290,7 @@ def same_signals():
 def test_a_stopped_network_goes_on_and_is_drawn(tmp_path, monkeypatch, same_signals):
     """A study that was stopped repeats no step, and trains or draws nothing twice."""
     args = flags(tmp_path / "a", "shift", "--scale", "toy")
-    (run, cells), *_ = ablations.runs_of("shift", args).values()
+    (run, cells), *_ = studies.runs_of("shift", args).values()
     original, calls = jit.update_average, []
 
     def stop_in_third_step(*inputs):
@@ -324,21 +327,21 @@ def test_a_stopped_network_goes_on_and_is_drawn(tmp_path, monkeypatch, same_sign
 
 def pretend(name, args, score):
     """Results of all cells and seeds, as if they had been trained; score: a function of cell and seed."""
-    for cell in ablations.STUDIES[name](ablations.SCALES[args.scale]).cells:
+    for cell in studies.STUDIES[name](studies.SCALES[args.scale]).cells:
         for seed in range(args.seeds):
-            run = ablations.run_of(cell, seed, args)
+            run = studies.run_of(cell, seed, args)
             run.out.mkdir(parents=True, exist_ok=True)
             pixels = torch.zeros(9, *run.shape, dtype=torch.uint8).numpy()
-            ablations.np.save(run.out / f"{ablations.key_of(cell, args)}.npy", pixels)
+            studies.np.save(run.out / f"{studies.key_of(cell, args)}.npy", pixels)
             (run.out / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
-            results = ablations.read_results(run.out) or dict(
+            results = studies.read_results(run.out) or dict(
                 network=run.network, flow=dataclasses.asdict(jit.Flow(**run.flow)), recipe=run.recipe, commit="c",
                 train_seconds=60, hardware="h", loss_over_t=[0.1] * 20, gate=[1.0 + seed] * 20)  # fmt: skip
             result = dict(scores=dict(rfd=score(cell, seed), agreement=0.5), floor=dict(rfd=0.1), seconds=1)
-            ablations.save_results(run.out, results | {ablations.key_of(cell, args): result})
+            studies.save_results(run.out, results | {studies.key_of(cell, args): result})
 
 
-@pytest.mark.parametrize("name", ["nine", "bottleneck", "guidance", "lossbyt", "gate"])
+@pytest.mark.parametrize("name", studies.STUDIES)
 def test_every_kind_of_figure(name, tmp_path):
     """Tables and figures of several seeds: mean and deviation, and no error after hours of training."""
     args = flags(tmp_path, name, "--scale", "toy", "--seeds", "3", "--draw-only")
@@ -355,17 +358,17 @@ def test_curves_have_error_bars_and_gates_a_line_a_seed(tmp_path):
     """What is drawn are the numbers: means at their columns; g of v, and -g of eps."""
     args = flags(tmp_path, "guidance", "--scale", "toy", "--seeds", "3")
     pretend("guidance", args, lambda cell, seed: float(cell.column) + seed)
-    ax = ablations.Figure().subplots()
-    ablations.draw_curve(ax, ablations.guidance(ablations.SCALES["toy"]), args)
+    ax = study_figures.Figure().subplots()
+    study_figures.draw_score(ax, studies.guidance(studies.SCALES["toy"]), args, "rfd")
     assert len(ax.containers) == 2  # lines with error bars
     line, _, (bars,) = ax.containers[0].lines
     assert list(line.get_ydata()) == [2.0, 2.5, 3.0, 4.0, 5.0, 7.0]
     assert [segment[1][1] - segment[0][1] for segment in bars.get_segments()] == pytest.approx([2] * 6)
     pretend("gate", args, lambda cell, seed: 1.0)
-    ax = ablations.Figure().subplots()
-    study = ablations.gate(ablations.SCALES["toy"])
+    ax = study_figures.Figure().subplots()
+    study = studies.gate(studies.SCALES["toy"])
     study.cells = [cell for cell in study.cells if cell.variant is variants.Gated]
-    ablations.draw_gates(ax, study, args)
+    study_figures.draw_gates(ax, study, args)
     curves = {(line.get_color(), line.get_ydata()[0]) for line in ax.get_lines()[1:]}
     assert curves == {(common.V, 1 + seed) for seed in range(3)} | {(common.EPS, -1 - seed) for seed in range(3)}
 
@@ -374,7 +377,7 @@ def test_a_study_runs_in_processes_of_its_own(tmp_path, same_signals):
     """The way a user takes, processes included: here one network for the twelve cells of a study, each scored once."""
     args = flags(tmp_path, "guidance", "--scale", "toy", "--jobs", "1")
     ablations.train_all("guidance", args)
-    (run,) = ablations.runs_of("guidance", args)
+    (run,) = studies.runs_of("guidance", args)
     results = json.loads((Path(run) / "results.json").read_text())
     assert len([key for key in results if key.startswith("heun")]) == 12
 
@@ -386,30 +389,30 @@ def test_own_pictures(tmp_path, same_signals):
         pixels = torch.randint(256, (20, 20, 3), generator=torch.Generator().manual_seed(i)).byte().numpy()
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.png")
     args = flags(tmp_path, "gate", "--scale", "toy", "--data", str(tmp_path / "pictures"))
-    (run, cells), *_ = ablations.runs_of("gate", args).values()
+    (run, cells), *_ = studies.runs_of("gate", args).values()
     ablations.work(run, cells, args)
-    results = ablations.read_results(run.out)
-    assert results["recipe"]["flip"] and set(results[ablations.key_of(cells[0], args)]["scores"]) == {"rfd"}
+    results = studies.read_results(run.out)
+    assert results["recipe"]["flip"] and set(results[studies.key_of(cells[0], args)]["scores"]) == {"rfd"}
 
 
 def test_agreement_is_added_once(tmp_path, monkeypatch):
     """To what is there and has none, from the pictures that were drawn; without a classifier nothing happens."""
     args = flags(tmp_path, "gate", "--scale", "toy")
     pretend("gate", args, lambda cell, seed: 1.0)
-    study = ablations.gate(ablations.SCALES["toy"])
-    (out, results, result), *_ = ablations.look_up(study.cells[0], args)
+    study = studies.gate(studies.SCALES["toy"])
+    (out, results, result), *_ = studies.look_up(study.cells[0], args)
     monkeypatch.setattr(ablations.agreement, "ROOT", tmp_path)
     monkeypatch.setattr(ablations.agreement, "load_classifier", lambda: None)
     monkeypatch.setattr(ablations.agreement, "classify", lambda images, net: torch.ones(len(images)))  # all rings
     del result["scores"]["agreement"]
-    ablations.save_results(out, results)
+    studies.save_results(out, results)
     ablations.add_agreement(study, args)
-    assert "agreement" not in ablations.scores_of(study.cells[0], args)
+    assert "agreement" not in studies.scores_of(study.cells[0], args)
     ablations.agreement.weights_path().parent.mkdir(parents=True)
     ablations.agreement.weights_path().touch()
     ablations.add_agreement(study, args)
-    assert ablations.scores_of(study.cells[0], args)["agreement"] == [1 / 9]
-    assert ablations.scores_of(study.cells[1], args)["agreement"] == [0.5]
+    assert studies.scores_of(study.cells[0], args)["agreement"] == [1 / 9]
+    assert studies.scores_of(study.cells[1], args)["agreement"] == [0.5]
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys, same_signals):
@@ -423,3 +426,61 @@ def test_mistakes_are_one_sentence(tmp_path, capsys, same_signals):
             ablations.main(wrong)
         assert error.value.code == 2
     assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_title_of_a_figure_is_the_finding_in_the_notes(tmp_path):
+    """And, where nobody has written one, what the study is about; the line survives a new table."""
+    args = flags(tmp_path, "gate", "--scale", "toy", "--draw-only")
+    pretend("gate", args, lambda cell, seed: 1.0)
+    ablations.run_studies(args)
+    study, path = studies.gate(studies.SCALES["toy"]), tmp_path / "gate.md"
+    assert ablations.title_of(study, path) == study.title
+    path.write_text(path.read_text() + "\nFinding: A gate helps.\n\n- And so on.\n")
+    ablations.run_studies(args)
+    assert ablations.title_of(study, path) == "A gate helps."
+
+
+def test_own_pictures_do_not_overwrite(tmp_path):
+    """The tables and figures of the shapes stay; sizes and patches can be one's own."""
+    words = ["predictions", "--size", "28", "--patches", "14", "4"]
+    args = flags(tmp_path, *words, "--data", str(tmp_path / "digits"), "--no-flip")
+    assert ablations.path_of("predictions", args) == tmp_path / "predictions_digits.png"
+    assert ablations.path_of("predictions", flags(tmp_path, *words)) == tmp_path / "predictions.png"
+    found = [(run.network["size"], run.network["patch"], run.recipe["flip"]) for run, _ in studies.runs_of(
+        "predictions", args).values()]  # fmt: skip
+    assert found == [(28, 14, False)] * 3 + [(28, 4, False)] * 3
+    assert ablations.settings_in_words(args)[2:] == ["--data", str(tmp_path / "digits"), *words[1:], "--no-flip"]
+
+
+def test_seeds_where_the_claim_needs_them(tmp_path):
+    """--seeds 3 trains the v-loss row of nine three times, the others once."""
+    runs = studies.runs_of("nine", flags(tmp_path, "nine", "--seeds", "3")).values()
+    seeds = [(cell.row, run.recipe["seed"]) for run, cells in runs for cell in cells]
+    assert [seeds.count(("v-loss", seed)) for seed in range(3)] == [6, 6, 6]
+    assert len(seeds) == 18 + 12
+
+
+def test_distance_of_the_solvers(tmp_path):
+    """Against evaluations, of which a step of Heun takes two, but for the last; 0 would be the finest solution."""
+    args = flags(tmp_path, "solver", "--scale", "toy")
+    pretend("solver", args, lambda cell, seed: 1.0)
+    study = studies.solver(studies.SCALES["toy"])
+    for cell in study.cells:
+        (out, _, _), *_ = studies.look_up(cell, args)
+        brightness = 0 if cell.column == "512" else 255 // int(cell.column)
+        pixels = torch.full((9, 3, 16, 16), brightness, dtype=torch.uint8).numpy()
+        studies.np.save(out / f"{studies.key_of(cell, args)}.npy", pixels)
+    ax = study_figures.Figure().subplots()
+    study_figures.draw_distance(ax, study, args)
+    heun, _, euler, *_ = ax.get_lines()
+    assert list(heun.get_xdata()) == [7, 15, 31, 63, 127] and list(euler.get_xdata()) == [4, 8, 16, 32, 64]
+    assert list(heun.get_ydata()) == pytest.approx([255 // n / 127.5 for n in (4, 8, 16, 32, 64)])
+
+
+def test_pictures_of_a_cell():
+    """Second, fifth, sixth and eighth sample, two in a row; fewer samples are taken in turn."""
+    pixels = torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1).expand(9, 1, 2, 2).numpy()
+    image = study_figures.mosaic(pixels)
+    assert image.shape == (5, 5, 3)
+    assert [image[0, 0, 0], image[0, 4, 0], image[4, 0, 0], image[4, 4, 0]] == [1, 4, 5, 7]
+    assert study_figures.mosaic(pixels[:3])[4, 0, 0] == 5 % 3

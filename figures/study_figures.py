@@ -1,0 +1,363 @@
+"""Draws the studies of figures/ablations.py: a sentence that says the finding, plots, and pictures under one another.
+
+The sentence is the line "Finding: ..." among the notes of STUDY.md; without it the figure has the study's own title.
+Blue, vermilion and orange are x-, eps- and v-prediction; error bars are standard deviations over training seeds.
+"""
+
+import textwrap
+
+import common
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import EPS, GREEN, GREY, INK, V, X, jit
+from matplotlib.figure import Figure
+from studies import TIMES, deviation, distinct, in_words, key_of, look_up, panels_of, run_of, sampling_of, scores_of
+
+COLOUR = {"x-prediction": X, "ε-prediction": EPS, "v-prediction": V}
+SHOWN = (1, 4, 5, 7)  # the pictures of a cell: of shapes a ring, a star, a heart and a moon
+FORMULA = dict(none="x = network", linear="x = t z + (1 − t) network", edm="x = c_skip z + c_out network")
+DPI = 110
+
+# ---- Pictures ----------------------------------------------------------------------------------------------------
+
+
+def mosaic(pixels, numbers=SHOWN):
+    """Some of the images (n, C, S, S) as one, two in a row with white gaps between them: uint8 (H, W, 3)."""
+    chosen = pixels[[number % len(pixels) for number in numbers]]
+    images = np.broadcast_to(chosen.transpose(0, 2, 3, 1), (len(numbers), *pixels.shape[2:], 3))
+    gap = max(1, pixels.shape[-1] // 16)
+    images = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    return np.vstack([np.hstack(images[i : i + 2]) for i in range(0, len(numbers), 2)])[:-gap, :-gap]
+
+
+def real_pictures(run, args, number=0):
+    """The real image of this number of each class, in the order of the samples: uint8 (10, C, S, S)."""
+    data = jit.open_data(args.data, run.shape)
+    pixels, y = common.real_images(data, 500, seed=5)
+    wanted, _ = jit.pick_classes(10, len(data.names))
+    found = [pixels[y == label] for label in wanted]
+    return np.stack([images[(number + i) % len(images)] for i, images in enumerate(found)])
+
+
+def scores_in_words(cell, args, name="agreement"):
+    """Under a picture: agreement, or the first score if there is none, and what the paper has."""
+    scores = scores_of(cell, args)
+    name = name if name in scores else next(iter(scores), "")
+    ours = in_words(name, scores[name]) if scores else "not run"
+    return ours + (f"\npaper: FID {cell.paper:.3g}" if cell.paper and args.data == "shapes" else "")
+
+
+def draw_image(ax, image, below="", colour=None, width=2):
+    ax.imshow(image, interpolation="nearest")
+    ax.set(visible=True, xticks=[], yticks=[])
+    ax.spines[:].set(visible=colour is not None, color=colour, linewidth=width)
+    ax.set_xlabel(below, fontsize=9.5)
+
+
+def draw_cell(ax, cell, study, args):
+    """The pictures of a cell, of the first seed, with its scores under them; the paper's own choice framed."""
+    colour = COLOUR.get(cell.column)
+    chosen = (cell.panel, cell.row, cell.column) == study.chosen
+    for out, _, _ in look_up(cell, args)[:1]:
+        image = mosaic(np.load(out / f"{key_of(cell, args)}.npy"))
+        draw_image(ax, image, scores_in_words(cell, args), colour, 6 if chosen else 2)
+    if chosen:
+        ax.xaxis.label.set(fontweight="bold")
+
+
+def draw_real(ax, cell, args, number=0):
+    """Real images, with what the classifier makes of such."""
+    floors = [result["floor"] for _, _, result in look_up(cell, args)]
+    share = [floor["agreement"] for floor in floors[:1] if "agreement" in floor]
+    below = in_words("agreement", share) if share else ""
+    draw_image(ax, mosaic(real_pictures(run_of(cell, 0, args), args, number)), below)
+
+
+def draw_pictures(figure, cells, study, args, real):
+    """One panel: the pictures of every cell in its row and column; real images in a row or column of their own."""
+    rows, columns = distinct(cells, "row"), distinct(cells, "column")
+    if real:
+        rows, columns = ["real", *rows] if real == "row" else rows, ["real", *columns] if real == "column" else columns
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    figure.suptitle(cells[0].panel or None, fontsize=11, fontweight="bold")
+    for ax in axes.flat:
+        ax.set_visible(False)
+    for cell in cells:
+        draw_cell(axes[rows.index(cell.row), columns.index(cell.column)], cell, study, args)
+    for number, ax in enumerate(axes[0] if real == "row" else axes[:1, 0] if real == "column" else []):
+        draw_real(ax, cells[0], args, number)
+    for ax, column in zip(axes[0], columns):
+        ax.set_title(FORMULA.get(column, column), color=COLOUR.get(column, INK), fontsize=10.5, fontweight="bold")
+    for ax, row in zip(axes[:, 0], rows):
+        ax.set_ylabel(row if len(rows) > 1 else "", fontsize=10.5)
+    return axes
+
+
+# ---- Plots -------------------------------------------------------------------------------------------------------
+
+
+def legend_above(ax):
+    """A legend that cannot lie over a curve."""
+    ax.legend(frameon=False, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 0.98), borderaxespad=0)
+
+
+def tidy(ax):
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def set_columns(ax, study):
+    """The columns, evenly spaced."""
+    columns = distinct(study.cells, "column")
+    ax.set_xticks(range(len(columns)), [column.replace(", ", ",\n").replace("text ", "text\n") for column in columns])
+    ax.set(xlim=(-0.4, len(columns) - 0.6), xlabel=study.columns if study.columns != "network" else None)
+    tidy(ax)
+
+
+def draw_score(ax, study, args, score):
+    """A score against the columns, a line for each row, a bar for the deviation over the seeds; and real images."""
+    columns, unit = distinct(study.cells, "column"), 100 if score == "agreement" else 1
+    for row, marker, colour in zip(distinct(study.cells, "row"), "os", (INK, GREEN)):
+        known = {cell.column: scores_of(cell, args).get(score) for cell in study.cells if cell.row == row}
+        points = [(columns.index(column), unit * np.array(values)) for column, values in known.items() if values]
+        if points:
+            x, values = zip(*points)
+            style = dict(marker=marker, color=COLOUR.get(row, colour), label=row, capsize=4, linewidth=1.5)
+            ax.errorbar(x, [v.mean() for v in values], [deviation(v) for v in values], **style)
+    floors = [result["floor"] for cell in study.cells for _, _, result in look_up(cell, args)]
+    floors = [unit * floor[score] for floor in floors if score in floor]
+    if floors:
+        ax.axhline(floors[0], color=GREY, linestyle=":")
+        ax.annotate("real images", (0.99, floors[0]), (0, 3), ("axes fraction", "data"), "offset points",
+                    color=GREY, fontsize=9, horizontalalignment="right")  # fmt: skip
+    set_columns(ax, study)
+    ax.set_ylim(0, 112 if score == "agreement" else None)
+    ax.set_title("here: agreement (%)" if score == "agreement" else f"here: {score}, lower is better", fontsize=10.5)
+    if len(distinct(study.cells, "row")) > 1:
+        ax.set_title("")
+        ax.set_ylabel("agreement (%)" if score == "agreement" else score)
+        legend_above(ax)
+
+
+def draw_agreement(ax, study, args):
+    draw_score(ax, study, args, "agreement")
+
+
+def draw_rfd(ax, study, args):
+    draw_score(ax, study, args, "rfd")
+
+
+def draw_paper(ax, study, args):
+    """The paper's FID at the same columns."""
+    columns = distinct(study.cells, "column")
+    points = [(columns.index(cell.column), cell.paper) for cell in study.cells if cell.paper]
+    ax.plot(*zip(*points), marker="s", color=GREY, linewidth=1.5)
+    for place, fid in points:
+        ax.annotate(f"{fid:.2f}", (place, fid), (0, 7), textcoords="offset points", color=GREY, fontsize=9, ha="center")
+    set_columns(ax, study)
+    ax.set_ylim(0, 1.2 * max(fid for _, fid in points))
+    ax.set_title("the paper: FID-50K, lower is better", fontsize=10.5)
+
+
+def draw_spectrum(ax, study, args):
+    """How much of the variance of the data's patches is outside their first r principal components."""
+    run = run_of(study.cells[0], 0, args)
+    pixels, _ = common.real_images(jit.open_data(args.data, run.shape), 1000, seed=11)
+    patch = run.network["patch"]
+    patches = F.unfold(pixels.double(), patch, stride=patch).transpose(1, 2).flatten(0, 1)  # (n N, C p p)
+    variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
+    outside = 100 * (1 - variance.cumsum(0) / variance.sum())
+    columns = distinct(study.cells, "column")
+    points = [(i, outside[int(r) - 1].item()) for i, r in enumerate(columns) if r.isdecimal() and int(r) < len(outside)]
+    ax.plot(*zip(*points), marker="D", color=GREEN, linewidth=1.5)
+    for place, share in points:
+        text = f"{share:.2g}%"
+        ax.annotate(text, (place, share), (0, 7), textcoords="offset points", color=GREEN, fontsize=9, ha="center")
+    set_columns(ax, study)
+    ax.set_ylim(0, 1.3 * points[0][1])
+    ax.set_title("of the patches' variance, outside r numbers", fontsize=10.5)
+
+
+def draw_distance(ax, study, args):
+    """Root mean square distance to the finest solution from the same noise, against evaluations of the network."""
+    finest = max(study.cells, key=lambda cell: sampling_of(cell, args)["sampling_steps"])
+    solution = [np.load(out / f"{key_of(finest, args)}.npy") for out, _, _ in look_up(finest, args)[:1]]
+    for row, marker, colour in zip(distinct(study.cells, "row"), "os", (INK, GREEN)):
+        points = []
+        for cell in study.cells if solution else []:
+            for out, _, _ in look_up(cell, args)[:1] if cell.row == row and cell is not finest else []:
+                steps = sampling_of(cell, args)["sampling_steps"]
+                pixels = np.load(out / f"{key_of(cell, args)}.npy")[: len(solution[0])]
+                error = pixels / 127.5 - solution[0][: len(pixels)] / 127.5
+                points.append((steps if row == "euler" else 2 * steps - 1, np.sqrt(np.square(error).mean())))
+        if points:
+            ax.plot(*zip(*points), marker=marker, color=colour, linewidth=1.5, label=row)
+            ax.annotate(row, points[-1], (8, -3), textcoords="offset points", color=colour, fontsize=10)
+            order, (n, error) = (1 if row == "euler" else 2), points[0]
+            ends = np.array([n, points[-1][0]])
+            ax.plot(ends, error * (n / ends) ** order, color=colour, linestyle=":", linewidth=1)
+    ax.axhline(1 / 127.5, color=GREY, linewidth=1)
+    ax.annotate("one of 256 grey levels", (0.01, 1 / 127.5), (0, 3), ("axes fraction", "data"), "offset points",
+                color=GREY, fontsize=9)  # fmt: skip
+    ax.set(xlabel="evaluations of the network (dotted: order 1 and order 2)", xscale="log", yscale="log")
+    ax.set_ylabel("distance to 512 steps of Heun")
+    ax.set_xticks([4, 8, 16, 32, 64, 128], [4, 8, 16, 32, 64, 128])
+    ax.minorticks_off()
+    tidy(ax)
+
+
+def draw_gates(ax, study, args):
+    """The learned gates over 1 / (1 - t), a curve for each seed. That of eps = (z - t x) / (1 - t) has another sign."""
+    t = np.linspace(0, 0.98, 99)
+    ax.plot(t, 1 / (1 - t), color=INK, linestyle="--", label="1 / (1 − t)")
+    for cell in study.cells:
+        gates = [results["gate"] for _, results, _ in look_up(cell, args) if "gate" in results]
+        sign, name = (-1, "−g(t)") if cell.flow["pred"] == "eps" else (1, "g(t)")
+        for i, values in enumerate(gates):
+            label = f"{name}, {cell.column}" if i == 0 else None
+            ax.plot(TIMES, sign * np.array(values), color=COLOUR[cell.column], label=label)
+    ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), ylim=(0, 12), ylabel="gate")
+    shade_training(ax)
+    tidy(ax)
+    ax.legend(frameon=False, fontsize=9, loc="upper left")
+
+
+def draw_loss_over_t(ax, study, args):
+    """The v-loss of finished networks, a colour for each column, a style for each row, a curve for each seed."""
+    for row, style in zip(distinct(study.cells, "row"), ("-", "--")):
+        ax.plot([], [], color=GREY, linestyle=style, label=row)
+        for cell in study.cells:
+            for _, results, _ in look_up(cell, args) if cell.row == row else []:
+                ax.plot(TIMES, results["loss_over_t"], color=COLOUR[cell.column], linestyle=style)
+    ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), yscale="log", ylabel="v-loss")
+    shade_training(ax)
+    legend_above(ax)
+    tidy(ax)
+
+
+def shade_training(ax):
+    """Where training draws t, of logit-normal law, as a pale hill along the axis."""
+    t, flow = np.linspace(0.005, 0.995, 199), jit.Flow()
+    logit = np.log(t / (1 - t))
+    density = np.exp(-0.5 * ((logit - flow.mu) / flow.sigma) ** 2) / (t * (1 - t))
+    hill = ax.inset_axes([0, 0, 1, 0.35], zorder=-1)
+    hill.fill_between(t, density / density.max(), color="#E4E4E4", linewidth=0)
+    hill.set(xlim=(0, 1), ylim=(0, 1.02))
+    hill.axis("off")
+    ax.set_facecolor("none")
+
+
+def draw_losses(figure, study, args):
+    """The v-loss in training, and, of the finished network, against t; a row for each panel, a line for each seed."""
+    for number, (part, cells) in enumerate(zip(figure.subfigures(2, 1), panels_of(study))):
+        part.suptitle(cells[0].panel, fontsize=11, fontweight="bold")
+        left, right = part.subplots(1, 2, sharey=True)
+        for cell in cells:
+            ends = []
+            for out, results, _ in look_up(cell, args):
+                log, style = common.read_log(out), dict(color=COLOUR[cell.column], linewidth=1.2)
+                left.plot([line["step"] for line in log], [line["loss"] for line in log], **style)
+                right.plot(TIMES, results["loss_over_t"], label=None if ends else cell.column, **style)
+                ends.append(log[-1]["step"])
+        left.set(xlabel="training step", ylabel="v-loss", yscale="log")
+        right.set(xlabel="t (0 noise, 1 data), finished network", xlim=(0, 1))
+        for ax in (left, right):
+            tidy(ax)
+        shade_training(right)
+        right.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        if number == 0:
+            right.annotate(
+                "grey: where training draws t", (0.02, 0.03), xycoords="axes fraction", color=GREY, fontsize=9
+            )
+            right.annotate("an x-error counts\n1 / (1 − t)² times", (0.97, 3), (0.62, 8), color=X, fontsize=9,
+                           arrowprops=dict(arrowstyle="->", color=X))  # fmt: skip
+
+
+def draw_sizes(figure, study, args):
+    """Three samples of each size, a pixel as large in all of them, with the borders of the patches."""
+    sizes = [run_of(cell, 0, args).network["size"] for cell in study.cells]
+    axes = figure.subplots(1, len(sizes), width_ratios=sizes)
+    for ax, cell in zip(axes, study.cells):
+        for out, results, _ in look_up(cell, args)[:1]:
+            pixels = np.load(out / f"{key_of(cell, args)}.npy")
+            draw_image(ax, np.vstack([pixels[number].transpose(1, 2, 0) for number in SHOWN[1:]]))
+            size, patch = results["network"]["size"], results["network"]["patch"]
+            for place in range(patch, size, patch):
+                ax.axvline(place - 0.5, color="white", linewidth=0.5)
+            for place in range(patch, 3 * size, patch):
+                ax.axhline(place - 0.5, color="white", linewidth=2 if place % size == 0 else 0.5)
+            ax.set_title(cell.column.replace(", ", ",\n"), fontsize=10.5, fontweight="bold")
+            ax.set_xlabel(f"{3 * patch**2} numbers\na patch\n{scores_in_words(cell, args)}", fontsize=9.5)
+            ax.set_anchor("N")
+
+
+# ---- A figure ----------------------------------------------------------------------------------------------------
+
+PLOTS = dict(
+    bottleneck=(draw_agreement, draw_paper, draw_spectrum),
+    ladder=(draw_agreement, draw_paper),
+    guidance=(draw_agreement, draw_rfd),
+    solver=(draw_distance,),
+    gate=(draw_gates, draw_loss_over_t),
+)
+REAL = dict.fromkeys(("nine", "predictions", "precond"), "row") | dict.fromkeys(
+    ("shift", "bottleneck", "ladder"), "column"
+)
+WIDTH = 9.0  # inches
+
+
+def other_rows(study, args):
+    """The rows that a figure has no room for, in a line each: from which score to which."""
+    lines = []
+    for row in distinct(study.cells, "row")[1:]:
+        cells = [cell for cell in study.cells if cell.row == row and scores_of(cell, args)]
+        shares = [np.mean(scores_of(cell, args).get("agreement", [np.nan])) for cell in cells]
+        fids = [cell.paper for cell in study.cells if cell.row == row]
+        if cells:
+            ours = f"agreement {100 * min(shares):.0f} to {100 * max(shares):.0f}% at μ = "
+            ours += ", ".join(cell.column.removeprefix("μ = ") for cell in cells)
+            lines.append(f"{row}: {ours} (paper: FID {min(fids):.0f} to {max(fids):.0f})")
+    return "\n".join(lines)
+
+
+def draw_study(name, study, args, title):
+    """Title, plots, pictures, as a figure."""
+    panels = panels_of(study)
+    if name == "shift":  # eps and v are noise everywhere
+        panels = [[cell for cell in study.cells if cell.row == study.cells[0].row]]
+    real = REAL.get(name)
+    columns = sum(len(distinct(cells, "column")) + (real == "column") for cells in panels)
+    rows = len(distinct(panels[0], "row")) + (real == "row")
+    side = min(1.75, (WIDTH - 0.6) / columns)  # of the pictures of a cell, in inches
+    plots, heights = PLOTS.get(name, ()), []
+    below = 0.42 if any(cell.paper for cell in study.cells) else 0.3
+    pictures = rows * (side + below) + 0.3 + 0.3 * bool(panels[0][0].panel) + 0.4 * (name == "shift")
+    lines = textwrap.wrap(title, 78)
+    heights = ([2.7] if plots else []) + [pictures]
+    height = sum(heights) + 0.3 * len(lines)
+    figure = Figure(figsize=(WIDTH if plots else 0.7 + side * columns, height), layout="constrained", dpi=DPI)
+    figure.suptitle("\n".join(lines), fontsize=13, fontweight="bold")
+    *top, bottom = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part in top:
+        for plot, ax in zip(plots, np.ravel(part.subplots(1, len(plots)))):
+            plot(ax, study, args)
+    for part, cells in zip(np.ravel(bottom.subfigures(1, len(panels))), panels):
+        axes = draw_pictures(part, cells, study, args, real)
+        if name == "gate":  # the place that x-prediction leaves free
+            draw_real(axes[1, 0], cells[0], args)
+            axes[1, 0].set_ylabel("network − g(t) z", fontsize=10.5)
+            axes[1, 0].set_title("real images", fontsize=10.5)
+    if name == "shift":
+        bottom.supxlabel(other_rows(study, args), fontsize=10)
+    return figure
+
+
+def draw(name, study, args, path, title):
+    """The figure of a study to a file."""
+    if name in ("lossbyt", "resolution"):
+        figure = Figure(figsize=(WIDTH, 6.3), layout="constrained", dpi=DPI)
+        figure.suptitle("\n".join(textwrap.wrap(title, 78)), fontsize=13, fontweight="bold")
+        (draw_losses if name == "lossbyt" else draw_sizes)(figure, study, args)
+    else:
+        figure = draw_study(name, study, args, title)
+    common.save_figure(figure, path, DPI)
