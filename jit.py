@@ -945,7 +945,7 @@ def draw_sheet(path, images, captions):
     write_whole(path, functools.partial(sheet.save, format="PNG"))
 
 
-def train(net, flow, data, out, steps=4200, batch_size=16, accum=1, lr=4e-3, warmup=100, decay=0.5,
+def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, warmup=100, decay=0.5,
           flip=False, seed=0, log_every=50, save_every=500, sample_every=1000, cfg=2.0, compile=False,
           data_name="", caught=(), loss_function=training_loss):  # fmt: skip
     """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets of samples.
@@ -1048,7 +1048,7 @@ def add_train_flags(add):
     add("--sigma", type=float, default=0.8, help="standard deviation of logit(t)")
     add("--noise-scale", type=float, help="standard deviation of eps; None: size / 256, at least 1")
     add("--label-drop", type=float, default=0.1, help="share of images without their class")
-    add("--steps", type=int, default=4200, help="training steps; raise it to train on")
+    add("--steps", type=int, default=5000, help="training steps; raise it to train on")
     add("--accum", type=int, default=1, help="parts of a batch, in turn, to save memory")
     add("--lr", type=float, help="learning rate; None: Ti 4e-3, S 5e-4, others 5e-5 * batch size / 256")
     add("--warmup", type=int, default=100, help="steps in which it rises")

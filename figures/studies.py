@@ -24,12 +24,17 @@ from common import jit
 # n samples are scored against `reference` real images. Image size and patch: large, small, such that a patch has 768 or
 # 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
 # tokens: without RoPE and bottleneck a small network takes thousands of steps to learn where each of 16 patches stands.
-# The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else `small` and `whole` need.
+# The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else `small` and `whole` need:
+# eps-prediction on small patches draws shapes after twice the steps of the others.
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
         network=jit.MODELS["Ti"],
         recipe=dict(steps=5000, batch_size=32, lr=2e-3, decay=1.0),
-        recipes=dict(small=dict(steps=2500, batch_size=16), whole=dict(steps=3000, batch_size=16)),
+        recipes=dict(
+            small=dict(steps=3000, batch_size=16),
+            small_eps=dict(steps=6000, batch_size=16),
+            whole=dict(steps=3000, batch_size=16),
+        ),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=50),
         n=300,
         reference=3000,
@@ -41,7 +46,7 @@ SCALES = {
     "gpu": dict(  # photographs, network 384 wide
         network=jit.MODELS["S"],
         recipe=dict(steps=2500, batch_size=128, lr=5e-4, decay=1.0),
-        recipes=dict(small={}, whole={}),
+        recipes=dict(small={}, small_eps={}, whole={}),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=500),
         n=2000,
         reference=20000,
@@ -53,7 +58,7 @@ SCALES = {
     "toy": dict(  # seconds, to see that everything works
         network=jit.MODELS["Ti"] | dict(depth=2, width=32, heads=2),
         recipe=dict(steps=6, batch_size=4, lr=2e-3, decay=1.0, save_every=2, log_every=1),
-        recipes=dict(small=dict(steps=4), whole={}),
+        recipes=dict(small={}, small_eps=dict(steps=4), whole={}),
         sampling=dict(cfg=1.5, sampling_steps=2, batch_size=9),
         n=9,
         reference=30,
@@ -126,7 +131,8 @@ def nine(scale):
         for i, loss in enumerate(PREDS):
             for j, pred in enumerate(PREDS):
                 network, flow = at(scale, name, **PLAIN), dict(pred=pred, loss=loss)
-                settings = dict(recipe=scale["recipes"].get(name, {}), sampling=ALWAYS, repeated=loss == "v")
+                recipe = {} if name == "large" else scale["recipes"]["small_eps" if pred == "eps" else "small"]
+                settings = dict(recipe=recipe, sampling=ALWAYS, repeated=loss == "v")
                 settings |= dict(panel=panel, paper=paper[name][i][j])
                 cells.append(Cell(LOSS[loss], PREDICTION[pred], network, flow, **settings))
     chosen = cells[0].panel, LOSS["v"], PREDICTION["x"]
