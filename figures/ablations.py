@@ -44,7 +44,7 @@ import variants
 from common import ROOT, jit
 from studies import (
     SCALES, STUDIES, TIMES, caption, deviation, distinct, in_words, key_of, look_up, number_of, panels_of,
-    read_results, run_of, runs_of, sampling_of, save_results, scale_of, seeds_of, version_of,
+    read_results, run_of, runs_of, sampling_of, save_results, scale_of, seeds_of,
 )  # fmt: skip
 from tqdm import tqdm
 
@@ -79,7 +79,8 @@ def distances(ours, real):
 def references(data, run, side, args):
     """(statistics() of real images, the scores of other real images); computed once and kept in a file."""
     scale = scale_of(args)
-    name = "-".join(["real", version_of(args.data), str(run.network["size"]), str(side), *extractors(args.device)])
+    sizes = str(run.network["size"]), str(side)
+    name = "-".join(["real", common.version_of(args.data), *sizes, *extractors(args.device)])
     path = run.out.parent / f"{name}.pth"
     if not path.exists():
         pixels, _ = common.real_images(data, scale["n"] + scale["reference"], seed=2511)

@@ -89,3 +89,10 @@ def version_of_shapes():
         for polygon in polygons:  # to a thousandth: the last digits differ from machine to machine
             digest.update((torch.view_as_real(polygon) * 1000).round().int().numpy().tobytes())
     return digest.hexdigest()[:6]
+
+
+def version_of(data):
+    """Six letters that change with the data: shapes, or a folder."""
+    if data == "shapes":
+        return version_of_shapes()
+    return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]

@@ -274,13 +274,6 @@ def unusual(function, arguments):
     return {name: value for name, value in arguments.items() if name not in usual or value != usual[name]}
 
 
-def version_of(data):
-    """Six letters that change with the data."""
-    if data == "shapes":
-        return common.version_of_shapes()
-    return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]
-
-
 def run_of(cell, seed, args):
     """The network of a cell. Its folder is named by what was chosen, so that cells which chose the same share it."""
     scale = scale_of(args)
@@ -291,7 +284,7 @@ def run_of(cell, seed, args):
         network=unusual(jit.JiT, network),
         flow=unusual(jit.Flow, cell.flow),
         recipe={name: value for name, value in recipe.items() if name not in ("seed", "log_every", "save_every")},
-        data=version_of(args.data),
+        data=common.version_of(args.data),
     )
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:6]
     flow = jit.Flow(**cell.flow)
