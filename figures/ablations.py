@@ -15,8 +15,8 @@ and figures/STUDY.md, the numbers.
 Scores    rfd: Frechet distance on the features of a small fixed random network (figures/rfd.py). It needs no
           download, is not FID, and compares within one table only. Beside it the floor, what other real images score.
           FID, of as many images as the table says, if the Inception weights are there (`python jit.py eval` gets them).
-          agreement, of shapes, if figures/agreement.py has trained its classifier: the share of samples that it takes
-          for the shape that was asked for.
+          agreement, if there are classes: the share of samples that the classifier of figures/agreement.py, trained
+          on the same data, takes for what was asked for; its floor, that of real images that it has not seen.
 
 figures/studies.py holds the studies and their settings, figures/study_figures.py draws them.
 """
@@ -189,20 +189,21 @@ def judge(cell, run, classifier, args):
         return
 
     def share(pixels, y):
-        return (agreement.classify(pixels / 127.5 - 1, classifier) == y).double().mean().item()
+        found = torch.cat([agreement.classify(part / 127.5 - 1, classifier) for part in pixels.split(250)])
+        return (found == y).double().mean().item()
 
     pixels = torch.from_numpy(np.load(run.out / f"{key_of(cell, args)}.npy"))
-    y, _ = jit.pick_classes(len(pixels), len(jit.SHAPES))
+    y, _ = jit.pick_classes(len(pixels), agreement.classes_of(classifier))
     result["scores"]["agreement"] = share(pixels, y)
-    result["floor"]["agreement"] = share(*common.real_images(jit.Shapes(run.network["size"]), 500, seed=3))
+    result["floor"]["agreement"] = share(*agreement.real_images(args.data, run.network["size"]))
     save_results(run.out, results)
 
 
 def add_agreement(study, args):
-    """Score the pictures of shapes there are by the classifier, if that was trained."""
-    if args.data != "shapes" or not agreement.weights_path().exists():
+    """Score the pictures there are by the classifier of these data, if that was trained."""
+    if not agreement.weights_path(args.data).exists():
         return
-    classifier = agreement.load_classifier()
+    classifier = agreement.load_classifier(args.data)
     for cell in study.cells:
         for seed in seeds_of(cell, args):
             judge(cell, run_of(cell, seed, args), classifier, args)
@@ -399,6 +400,8 @@ def parse_flags(words=None):
 def show(name, args):
     """A study: train what is missing, then table and figure."""
     if not args.draw_only:
+        if args.scale != "toy" and agreement.can_judge(args.data):
+            agreement.load_classifier(args.data)  # trains it, if that was not done
         train_all(name, args)
     study = STUDIES[name](scale_of(args))
     add_agreement(study, args)

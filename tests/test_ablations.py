@@ -395,24 +395,70 @@ def test_own_pictures(tmp_path, same_signals):
     assert results["recipe"]["flip"] and set(results[studies.key_of(cells[0], args)]["scores"]) == {"rfd"}
 
 
+def without_agreement(cell, args):
+    """Take the agreement of a cell away."""
+    (out, results, result), *_ = studies.look_up(cell, args)
+    del result["scores"]["agreement"]
+    studies.save_results(out, results)
+
+
 def test_agreement_is_added_once(tmp_path, monkeypatch):
     """To what is there and has none, from the pictures that were drawn; without a classifier nothing happens."""
     args = flags(tmp_path, "gate", "--scale", "toy")
     pretend("gate", args, lambda cell, seed: 1.0)
     study = studies.gate(studies.SCALES["toy"])
-    (out, results, result), *_ = studies.look_up(study.cells[0], args)
-    monkeypatch.setattr(ablations.agreement, "ROOT", tmp_path)
-    monkeypatch.setattr(ablations.agreement, "load_classifier", lambda: None)
-    monkeypatch.setattr(ablations.agreement, "classify", lambda images, net: torch.ones(len(images)))  # all rings
-    del result["scores"]["agreement"]
-    studies.save_results(out, results)
+    agreement = ablations.agreement
+    monkeypatch.setattr(agreement, "ROOT", tmp_path)
+    monkeypatch.setattr(agreement, "load_classifier", lambda data: agreement.make_classifier(10))
+    monkeypatch.setattr(agreement, "classify", lambda images, net: torch.ones(len(images)))  # all rings
+    without_agreement(study.cells[0], args)
     ablations.add_agreement(study, args)
     assert "agreement" not in studies.scores_of(study.cells[0], args)
-    ablations.agreement.weights_path().parent.mkdir(parents=True)
-    ablations.agreement.weights_path().touch()
+    agreement.weights_path("shapes").parent.mkdir(parents=True)
+    agreement.weights_path("shapes").touch()
     ablations.add_agreement(study, args)
     assert studies.scores_of(study.cells[0], args)["agreement"] == [1 / 9]
     assert studies.scores_of(study.cells[1], args)["agreement"] == [0.5]
+
+
+def test_agreement_of_own_pictures(tmp_path, monkeypatch):
+    """Samples are asked about as many classes as the folder has; the floor is that of pictures that were held out."""
+    for name, n in (("dark", 2), ("light", 12)):  # of which one and two are held out
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(n):
+            Image.new("L", (16, 16), 255 * (name == "light")).save(tmp_path / "pictures" / name / f"{i:02d}.png")
+    args = flags(tmp_path, "gate", "--scale", "toy", "--data", str(tmp_path / "pictures"))
+    pretend("gate", args, lambda cell, seed: 1.0)
+    cell, *_ = studies.gate(studies.SCALES["toy"]).cells
+    without_agreement(cell, args)
+    agreement = ablations.agreement
+    monkeypatch.setattr(agreement, "ROOT", tmp_path)
+    monkeypatch.setattr(agreement, "train", lambda draw, classes: agreement.make_classifier(classes))
+    monkeypatch.setattr(agreement, "classify", lambda images, net: torch.zeros(len(images)))  # all dark
+    agreement.load_classifier(args.data)
+    ablations.add_agreement(studies.gate(studies.SCALES["toy"]), args)
+    ((_, _, result),) = studies.look_up(cell, args)
+    assert result["scores"]["agreement"] == 5 / 9 and result["floor"]["agreement"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("words, trained", [
+    (["--scale", "cpu"], ["classifier", "networks"]),
+    (["--scale", "toy"], ["networks"]),
+    (["--scale", "cpu", "--data", "plain"], ["networks"]),
+    (["--scale", "cpu", "--draw-only"], []),
+])  # fmt: skip
+def test_the_classifier_is_trained_first(words, trained, tmp_path, monkeypatch):
+    """One command gives agreement, too: but not of toys, nor of pictures without classes, nor when only drawing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain").mkdir()
+    Image.new("L", (16, 16)).save(tmp_path / "plain" / "a.png")
+    calls = []
+    monkeypatch.setattr(ablations.agreement, "load_classifier", lambda data: calls.append("classifier"))
+    monkeypatch.setattr(ablations, "train_all", lambda name, args: calls.append("networks"))
+    for module, name in ((ablations, "add_agreement"), (ablations, "write_table"), (ablations.study_figures, "draw")):
+        monkeypatch.setattr(module, name, lambda *inputs: None)
+    ablations.show("gate", flags(tmp_path, "gate", *words))
+    assert calls == trained
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys, same_signals):

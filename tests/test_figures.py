@@ -368,41 +368,120 @@ def test_other_data_overwrites_nothing(tmp_path, monkeypatch):
 # ---- agreement.py ----------------------------------------------------------------------------------------------------
 
 
+def always(answer, classes):
+    """A classifier that gives the same answer to every picture."""
+    net = agreement.make_classifier(classes)
+    net[-1].weight.data.zero_()
+    net[-1].bias.data.copy_(torch.arange(classes + 1) == answer)
+    return net
+
+
+def save_classes(folder, names=("left", "right"), n=12):
+    """Grey pictures 20 x 20: the left half is light, or the right one; the lightness is the number of the picture."""
+    for label, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = np.zeros((20, 20), np.uint8)
+            pixels[:, 10 * label : 10 * label + 10] = 100 + i
+            Image.fromarray(pixels).save(folder / name / f"{i:02d}.png")
+    return folder
+
+
 def test_agreement_of_a_run(tmp_path, monkeypatch, capsys):
     """A classifier that always says "ring" agrees with one sample of ten; it is trained once and kept."""
     monkeypatch.setattr(agreement, "ROOT", tmp_path)
-
-    def train():
-        net = agreement.make_classifier()
-        net[-1].weight.data.zero_()
-        net[-1].bias.data.copy_(torch.arange(11) == 1)
-        return net
-
-    monkeypatch.setattr(agreement, "train", train)
-    monkeypatch.setattr(agreement, "report_on_itself", lambda net: None)
+    monkeypatch.setattr(agreement, "train", lambda draw, classes: always(1, classes))
+    monkeypatch.setattr(agreement, "report_on_itself", lambda net, data: None)
     words = [str(save_run(tmp_path)), "--n", "20", "--cfg", "1"]
     assert agreement.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith("0.100") and "star       0.00  taken for: ring" in lines
+    assert [path.name for path in tmp_path.glob("runs/*")] == [f"agreement-{common.version_of_shapes()}.pt"]
     monkeypatch.setattr(agreement, "train", refuse)
     assert agreement.main(words) == 0
 
 
-def test_agreement_knows_shapes_only(tmp_path, monkeypatch, capsys):
-    """Other data is refused at once."""
+def test_agreement_on_own_pictures(tmp_path, monkeypatch, capsys):
+    """Another folder has another classifier, with as many answers as it has classes, and "none"."""
+    monkeypatch.setattr(agreement, "ROOT", tmp_path)
+    monkeypatch.setattr(agreement, "train", lambda draw, classes: always(1, classes))
+    monkeypatch.setattr(agreement, "broken", lambda n, draw, classes: draw(10, 1.0)[0])  # 2,000 take seconds
+    folder = save_classes(tmp_path / "pictures")
+    run = save_run(tmp_path, names=["left", "right"], data=folder)
+    assert agreement.main([str(run), "--n", "9", "--cfg", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "held-out images: 0.500 right" in lines and "held-out broken pictures: 0.000 none" in lines
+    assert "left       0.00  taken for: right" in lines and lines[-1].endswith("0.444")
+    assert [path.name for path in tmp_path.glob("runs/*")] == [f"agreement-{common.version_of(folder)}.pt"]
+    assert common.version_of(folder) not in (common.version_of_shapes(), common.version_of(tmp_path))
+    torch.save(always(1, 3).state_dict(), agreement.weights_path(folder))
+    assert agreement.main([str(run)]) == 2
+    assert "knows other classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names, there, sentence", [
+    ([], ["left", "right"], "has no classes"),
+    (["left"], ["left"], "has no classes"),
+    (["left", "right"], ["left"], "has no classes"),
+    (["left", "right"], ["left", "up"], "has other classes"),
+    (["left", "right"], [], "is no folder"),
+])  # fmt: skip
+def test_agreement_needs_classes(names, there, sentence, tmp_path, monkeypatch, capsys):
+    """A run without classes, or whose data are gone or are others now, is refused at once, in one sentence."""
     monkeypatch.setattr(agreement, "train", refuse)
-    assert agreement.main([str(save_run(tmp_path, names=["cat", "dog"], data="pets"))]) == 2
-    assert "shapes" in capsys.readouterr().err
+    folder = save_classes(tmp_path / "pictures", there, n=2)
+    assert agreement.main([str(save_run(tmp_path, names=names, data=folder))]) == 2
+    captured = capsys.readouterr().err
+    assert sentence in captured and captured.count("\n") == 1
+
+
+def test_held_out_pictures_are_not_trained_on(tmp_path):
+    """Every tenth of a class, whatever the size; the others are trained on; grey ones have three equal channels."""
+    folder = str(save_classes(tmp_path / "pictures"))
+    lightness = {}
+    for held_out in (False, True):
+        pixels, labels = agreement.read_folder(folder, 20, held_out)
+        assert pixels.dtype == torch.uint8 and torch.equal(pixels, pixels[:, :1].expand(-1, 3, -1, -1))
+        assert torch.equal(pixels[:, 0, 0, 0] == 0, labels == 1)  # dark on the left
+        lightness[held_out] = (pixels.amax((1, 2, 3)) - 100).view(2, -1).tolist()
+    assert lightness == {False: [[0, *range(2, 11)]] * 2, True: [[1, 11]] * 2}
+    assert agreement.real_images(folder, 28)[0].shape == (4, 3, 28, 28)
+    assert not agreement.can_judge(str(save_classes(tmp_path / "single", n=1)))
+
+
+def test_pictures_of_a_folder_are_moved_not_mirrored(tmp_path):
+    """As they are at widen 0, moved a little above that; those of the classes that were asked for."""
+    pixels, labels = agreement.read_folder(str(save_classes(tmp_path / "pictures")), 64, False)
+    draw, wanted = agreement.drawer(pixels, labels), torch.tensor([1, 0, 1, 1, 0])
+    torch.manual_seed(0)
+    still, found = draw(5, 0.0, wanted)
+    assert torch.equal(found, wanted) and still.shape == (5, 3, 64, 64)
+    distances = (still[:, None] - (pixels / 127.5 - 1)).abs().amax((2, 3, 4))
+    assert distances.amin(1).max() < 1e-4 and torch.equal(labels[distances.argmin(1)], wanted)
+    moved, found = draw(200, 1.5)
+    assert torch.equal(moved[..., 32:].mean((1, 2, 3)) > moved[..., :32].mean((1, 2, 3)), found == 1)
+    assert moved.min() >= -1 and moved.max() <= 1 and 50 < found.sum() < 150
+    assert (moved.flatten(1).mean(1) - moved.flatten(1).mean(1)[0]).abs().max() > 0.01
+    assert agreement.broken(17, draw, 2).shape == (17, 3, 64, 64)
 
 
 def test_pictures_of_the_classifier():
     """Renderings are those of jit.py in ranges as wide as said; broken ones are as many as asked for."""
     torch.manual_seed(0)
-    images, _ = agreement.draw(2, 0.0, labels=torch.tensor([3, 3]))
+    images, _ = agreement.draw_shapes(2, 0.0, labels=torch.tensor([3, 3]))
     assert torch.equal(images[0], images[1])  # every factor in the middle of its range
-    assert agreement.broken(17).shape == (17, 3, 64, 64)
+    assert agreement.broken(17, agreement.draw_shapes, 10).shape == (17, 3, 64, 64)
     assert agreement.imperfect(images).isfinite().all()
-    assert agreement.classify(images, agreement.train(steps=4, n=8)).max() <= agreement.NONE
+    net = agreement.train(agreement.draw_shapes, 10, steps=4, n=8)
+    assert agreement.classify(images, net).max() <= agreement.classes_of(net) == 10
+
+
+def test_a_classifier_learns_own_pictures(tmp_path):
+    """Left and right are told apart after a few steps, so what it is trained on are pictures with their labels."""
+    folder = str(save_classes(tmp_path / "pictures"))
+    net = agreement.train(agreement.drawer(*agreement.read_folder(folder, 64, False)), 2, steps=30, n=8)
+    pixels, labels = agreement.real_images(folder, 20)
+    assert torch.equal(agreement.classify(pixels / 127.5 - 1, net), labels)
 
 
 # ---- cifar10.py ------------------------------------------------------------------------------------------------------
