@@ -325,7 +325,7 @@ def test_healthy_and_four_others(tmp_path, monkeypatch):
     """health.png of five runs that are there; nothing is trained anew, and it is drawn beside the old one."""
     for name in health.RUNS:
         write_log(tmp_path / "runs" / "health" / name, [1.0] * 10)
-        sheet = Image.new("RGB", (1000, 456), "white")
+        sheet = Image.new("RGB", (1320, 584), "white")
         sheet.save(tmp_path / "runs" / "health" / name / "samples-001000.png")
     (tmp_path / "figures").mkdir()
     monkeypatch.setattr(health, "ROOT", tmp_path)
@@ -335,10 +335,27 @@ def test_healthy_and_four_others(tmp_path, monkeypatch):
 
 
 def test_flags_of_the_five_runs():
-    """What they say is what jit.py understands."""
-    for flags, title in health.RUNS.values():
+    """jit.py understands them; and what is written into the panels belongs to one of the five, and to the step or t."""
+    for flags, _ in health.RUNS.values():
         jit.parse_flags(["train", *flags.split()])
-        assert flags in title
+    assert {name for name, *_ in health.NOTES} == set(health.RUNS)
+    assert {against for _, against, *_ in health.NOTES} == {"step", "t"}
+
+
+def test_pictures_of_a_sheet(tmp_path, monkeypatch):
+    """Triangle, heart, cross and moon are cut out of the first row of the sheet that jit.py draws, with no caption."""
+    folder = tmp_path / "runs" / "health" / "healthy"
+    folder.mkdir(parents=True)
+    grey = (torch.arange(40) % 6 * 51).to(torch.uint8)  # multiples of 51 are kept when colours are rounded
+    images = grey.view(40, 1, 1, 1).expand(40, 3, 64, 64)
+    jit.draw_sheet(folder / "samples-001000.png", images, ["name"] * 40)
+    monkeypatch.setattr(health, "ROOT", tmp_path)
+    pictures = health.pictures("healthy")
+    side = pictures.shape[0] // 2
+    middles = [pictures[y, x, 0] for y in (side // 2, side * 3 // 2) for x in (66, 198)]
+    assert middles == grey[[2, 5, 6, 7]].tolist()
+    assert pictures.shape == (260, 264, 3)
+    assert (pictures.sum(2) % 51 == 0).all(), "a caption is in the picture"
 
 
 # ---- lesson.py, pictures of a run ------------------------------------------------------------------------------------
