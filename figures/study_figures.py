@@ -16,6 +16,7 @@ from studies import TIMES, deviation, distinct, in_words, key_of, look_up, panel
 
 COLOUR = {"x-prediction": X, "ε-prediction": EPS, "v-prediction": V}
 SHOWN = (1, 4, 5, 7)  # the pictures of a cell: of shapes a ring, a star, a heart and a moon
+SHOWN_WIDE = (1, 4, 9, 5, 7, 2)  # where there is room, a gear and a triangle too
 FORMULA = dict(none="x = network", linear="x = t z + (1 − t) network", edm="x = c_skip z + c_out network")
 DPI = 110
 
@@ -23,12 +24,13 @@ DPI = 110
 
 
 def mosaic(pixels, numbers=SHOWN):
-    """Some of the images (n, C, S, S) as one, two in a row with white gaps between them: uint8 (H, W, 3)."""
+    """Some of the images (n, C, S, S) as one, in two rows with white gaps between them: uint8 (H, W, 3)."""
     chosen = pixels[[number % len(pixels) for number in numbers]]
     images = np.broadcast_to(chosen.transpose(0, 2, 3, 1), (len(numbers), *pixels.shape[2:], 3))
     gap = max(1, pixels.shape[-1] // 16)
     images = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    return np.vstack([np.hstack(images[i : i + 2]) for i in range(0, len(numbers), 2)])[:-gap, :-gap]
+    top, bottom = np.split(images, 2)
+    return np.vstack([np.hstack(top), np.hstack(bottom)])[:-gap, :-gap]
 
 
 def real_pictures(run, args, number=0):
@@ -55,26 +57,26 @@ def draw_image(ax, image, below="", colour=None, width=2):
     ax.set_xlabel(below, fontsize=9.5)
 
 
-def draw_cell(ax, cell, study, args):
+def draw_cell(ax, cell, study, args, shown):
     """The pictures of a cell, of the first seed, with its scores under them; the paper's own choice framed."""
     colour = COLOUR.get(cell.column)
     chosen = (cell.panel, cell.row, cell.column) == study.chosen
     for out, _, _ in look_up(cell, args)[:1]:
-        image = mosaic(np.load(out / f"{key_of(cell, args)}.npy"))
+        image = mosaic(np.load(out / f"{key_of(cell, args)}.npy"), shown)
         draw_image(ax, image, scores_in_words(cell, args), colour, 6 if chosen else 2)
     if chosen:
         ax.xaxis.label.set(fontweight="bold")
 
 
-def draw_real(ax, cell, args, number=0):
+def draw_real(ax, cell, args, number=0, shown=SHOWN):
     """Real images, with what the classifier makes of such."""
     floors = [result["floor"] for _, _, result in look_up(cell, args)]
     share = [floor["agreement"] for floor in floors[:1] if "agreement" in floor]
     below = in_words("agreement", share) if share else ""
-    draw_image(ax, mosaic(real_pictures(run_of(cell, 0, args), args, number)), below)
+    draw_image(ax, mosaic(real_pictures(run_of(cell, 0, args), args, number), shown), below)
 
 
-def draw_pictures(figure, cells, study, args, real):
+def draw_pictures(figure, cells, study, args, real, shown):
     """One panel: the pictures of every cell in its row and column; real images in a row or column of their own."""
     rows, columns = distinct(cells, "row"), distinct(cells, "column")
     if real:
@@ -84,9 +86,9 @@ def draw_pictures(figure, cells, study, args, real):
     for ax in axes.flat:
         ax.set_visible(False)
     for cell in cells:
-        draw_cell(axes[rows.index(cell.row), columns.index(cell.column)], cell, study, args)
+        draw_cell(axes[rows.index(cell.row), columns.index(cell.column)], cell, study, args, shown)
     for number, ax in enumerate(axes[0] if real == "row" else axes[:1, 0] if real == "column" else []):
-        draw_real(ax, cells[0], args, number)
+        draw_real(ax, cells[0], args, number, shown)
     for ax, column in zip(axes[0], columns):
         ax.set_title(FORMULA.get(column, column), color=COLOUR.get(column, INK), fontsize=10.5, fontweight="bold")
     for ax, row in zip(axes[:, 0], rows):
@@ -329,9 +331,10 @@ def draw_study(name, study, args, title):
     columns = sum(len(distinct(cells, "column")) + (real == "column") for cells in panels)
     rows = len(distinct(panels[0], "row")) + (real == "row")
     side = min(1.75, (WIDTH - 0.6) / columns)  # of the pictures of a cell, in inches
-    plots, heights = PLOTS.get(name, ()), []
+    plots = PLOTS.get(name, ())
+    shown = SHOWN_WIDE if name == "gate" else SHOWN
     below = 0.42 if any(cell.paper for cell in study.cells) else 0.3
-    pictures = rows * (side + below) + 0.3 + 0.3 * bool(panels[0][0].panel) + 0.4 * (name == "shift")
+    pictures = rows * (side + below) + 0.3 + 0.3 * bool(panels[0][0].panel) + 0.4 * (name in ("shift", "gate"))
     lines = textwrap.wrap(title, 78)
     heights = ([2.7] if plots else []) + [pictures]
     height = sum(heights) + 0.3 * len(lines)
@@ -342,11 +345,12 @@ def draw_study(name, study, args, title):
         for plot, ax in zip(plots, np.ravel(part.subplots(1, len(plots)))):
             plot(ax, study, args)
     for part, cells in zip(np.ravel(bottom.subfigures(1, len(panels))), panels):
-        axes = draw_pictures(part, cells, study, args, real)
+        axes = draw_pictures(part, cells, study, args, real, shown)
         if name == "gate":  # the place that x-prediction leaves free
-            draw_real(axes[1, 0], cells[0], args)
-            axes[1, 0].set_ylabel("network − g(t) z", fontsize=10.5)
-            axes[1, 0].set_title("real images", fontsize=10.5)
+            draw_real(axes[1, 0], cells[0], args, shown=shown)
+            axes[1, 0].set_xlabel(f"real images: {axes[1, 0].get_xlabel()}")
+            axes[1, 0].set_ylabel("")
+            axes[1, 1].set_ylabel(cells[-1].row, fontsize=10.5)
     if name == "shift":
         bottom.supxlabel(other_rows(study, args), fontsize=10)
     return figure

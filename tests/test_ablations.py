@@ -530,3 +530,4 @@ def test_pictures_of_a_cell():
     assert image.shape == (5, 5, 3)
     assert [image[0, 0, 0], image[0, 4, 0], image[4, 0, 0], image[4, 4, 0]] == [1, 4, 5, 7]
     assert study_figures.mosaic(pixels[:3])[4, 0, 0] == 5 % 3
+    assert study_figures.mosaic(pixels, study_figures.SHOWN_WIDE).shape == (5, 8, 3)
