@@ -38,7 +38,7 @@ def real_pictures(run, args, number=0):
     data = jit.open_data(args.data, run.shape)
     pixels, y = common.real_images(data, 500, seed=5)
     wanted, _ = jit.pick_classes(10, len(data.names))
-    found = [pixels[y == label] for label in wanted]
+    found = [pixels[y == label] if label in y else pixels for label in wanted]  # of 1,000 classes some may be missing
     return np.stack([images[(number + i) % len(images)] for i, images in enumerate(found)])
 
 
@@ -79,8 +79,8 @@ def draw_real(ax, cell, args, number=0, shown=SHOWN):
 def draw_pictures(figure, cells, study, args, real, shown):
     """One panel: the pictures of every cell in its row and column; real images in a row or column of their own."""
     rows, columns = distinct(cells, "row"), distinct(cells, "column")
-    if real:
-        rows, columns = ["real", *rows] if real == "row" else rows, ["real", *columns] if real == "column" else columns
+    rows = ["real", *rows] if real == "row" else rows
+    columns = ["real", *columns] if real == "column" else columns
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     figure.suptitle(cells[0].panel or None, fontsize=11, fontweight="bold")
     for ax in axes.flat:
@@ -268,9 +268,8 @@ def draw_losses(figure, study, args):
         shade_training(right)
         right.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         if number == 0:
-            right.annotate(
-                "grey: where training draws t", (0.02, 0.03), xycoords="axes fraction", color=GREY, fontsize=9
-            )
+            style = dict(xycoords="axes fraction", color=GREY, fontsize=9)
+            right.annotate("grey: where training draws t", (0.02, 0.03), **style)
             right.annotate("an x-error counts\n1 / (1 − t)² times", (0.97, 3), (0.62, 8), color=X, fontsize=9,
                            arrowprops=dict(arrowstyle="->", color=X))  # fmt: skip
 
@@ -302,9 +301,7 @@ PLOTS = dict(
     solver=(draw_distance,),
     gate=(draw_gates, draw_loss_over_t),
 )
-REAL = dict.fromkeys(("nine", "predictions", "precond"), "row") | dict.fromkeys(
-    ("shift", "bottleneck", "ladder"), "column"
-)
+REAL = dict(nine="row", predictions="row", precond="row", shift="column", bottleneck="column", ladder="column")
 WIDTH = 9.0  # inches
 
 
