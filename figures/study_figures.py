@@ -46,13 +46,16 @@ def scores_in_words(cell, args, name="agreement"):
     """Under a picture: agreement, or the first score if there is none, and what the paper has."""
     scores = scores_of(cell, args)
     name = name if name in scores else next(iter(scores), "")
-    ours = in_words(name, scores[name]) if scores else "not run"
-    return ours + (f"\npaper: FID {cell.paper:.3g}" if cell.paper and args.data == "shapes" else "")
+    lines = [in_words(name, scores[name])] if scores else []
+    if cell.paper and args.data == "shapes":
+        lines.append(f"paper: FID {cell.paper:.3g}")
+    return "\n".join(lines)
 
 
 def draw_image(ax, image, below="", colour=None, width=2):
     ax.imshow(image, interpolation="nearest")
-    ax.set(visible=True, xticks=[], yticks=[])
+    ax.axis("on")
+    ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=colour is not None, color=colour, linewidth=width)
     ax.set_xlabel(below, fontsize=9.5)
 
@@ -66,6 +69,9 @@ def draw_cell(ax, cell, study, args, shown):
         draw_image(ax, image, scores_in_words(cell, args), colour, 6 if chosen else 2)
     if chosen:
         ax.xaxis.label.set(fontweight="bold")
+    if not look_up(cell, args):
+        draw_image(ax, np.full((1, 1, 3), 245, np.uint8), scores_in_words(cell, args))
+        ax.text(0, 0, "not run here", color=GREY, fontsize=9.5, ha="center", va="center")
 
 
 def draw_real(ax, cell, args, number=0, shown=SHOWN):
@@ -84,7 +90,7 @@ def draw_pictures(figure, cells, study, args, real, shown):
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     figure.suptitle(cells[0].panel or None, fontsize=11, fontweight="bold")
     for ax in axes.flat:
-        ax.set_visible(False)
+        ax.axis("off")
     for cell in cells:
         draw_cell(axes[rows.index(cell.row), columns.index(cell.column)], cell, study, args, shown)
     for number, ax in enumerate(axes[0] if real == "row" else axes[:1, 0] if real == "column" else []):
@@ -332,10 +338,11 @@ def draw_study(name, study, args, title):
     shown = SHOWN_WIDE if name == "gate" else SHOWN
     below = 0.42 if any(cell.paper for cell in study.cells) else 0.3
     pictures = rows * (side + below) + 0.3 + 0.3 * bool(panels[0][0].panel) + 0.4 * (name in ("shift", "gate"))
-    lines = textwrap.wrap(title, 78)
+    width = WIDTH if plots else 0.7 + side * columns
+    lines = textwrap.wrap(title, int(8.4 * width))
     heights = ([2.7] if plots else []) + [pictures]
     height = sum(heights) + 0.3 * len(lines)
-    figure = Figure(figsize=(WIDTH if plots else 0.7 + side * columns, height), layout="constrained", dpi=DPI)
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
     figure.suptitle("\n".join(lines), fontsize=13, fontweight="bold")
     *top, bottom = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part in top:
