@@ -275,7 +275,7 @@ def draw_losses(figure, study, args):
         right.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         if number == 0:
             style = dict(xycoords="axes fraction", color=GREY, fontsize=9)
-            right.annotate("grey: where training draws t", (0.02, 0.03), **style)
+            right.annotate("grey: where training draws t", (0.5, 0.24), **style)
             right.annotate("an x-error counts\n1 / (1 − t)² times", (0.97, 3), (0.62, 8), color=X, fontsize=9,
                            arrowprops=dict(arrowstyle="->", color=X))  # fmt: skip
 
