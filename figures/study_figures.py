@@ -224,7 +224,7 @@ def draw_gates(ax, study, args):
         for i, values in enumerate(gates):
             label = f"{name}, {cell.column}" if i == 0 else None
             ax.plot(TIMES, sign * np.array(values), color=COLOUR[cell.column], label=label)
-    ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), ylim=(0, 12), ylabel="gate")
+    ax.set(xlabel="t (0 noise, 1 data); grey: where training draws it", xlim=(0, 1), ylim=(0, 12), ylabel="gate")
     shade_training(ax)
     tidy(ax)
     ax.legend(frameon=False, fontsize=9, loc="upper left")
@@ -237,7 +237,7 @@ def draw_loss_over_t(ax, study, args):
         for cell in study.cells:
             for _, results, _ in look_up(cell, args) if cell.row == row else []:
                 ax.plot(TIMES, results["loss_over_t"], color=COLOUR[cell.column], linestyle=style)
-    ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), yscale="log", ylabel="v-loss")
+    ax.set(xlabel="t (0 noise, 1 data); grey: where training draws it", xlim=(0, 1), yscale="log", ylabel="v-loss")
     shade_training(ax)
     legend_above(ax)
     tidy(ax)
@@ -268,14 +268,12 @@ def draw_losses(figure, study, args):
                 right.plot(TIMES, results["loss_over_t"], label=None if ends else cell.column, **style)
                 ends.append(log[-1]["step"])
         left.set(xlabel="training step", ylabel="v-loss", yscale="log")
-        right.set(xlabel="t (0 noise, 1 data), finished network", xlim=(0, 1))
+        right.set(xlabel="t of the finished network; grey: where training draws it", xlim=(0, 1))
         for ax in (left, right):
             tidy(ax)
         shade_training(right)
         right.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         if number == 0:
-            style = dict(xycoords="axes fraction", color=GREY, fontsize=9)
-            right.annotate("grey: where training draws t", (0.5, 0.24), **style)
             right.annotate("an x-error counts\n1 / (1 − t)² times", (0.97, 3), (0.62, 8), color=X, fontsize=9,
                            arrowprops=dict(arrowstyle="->", color=X))  # fmt: skip
 
