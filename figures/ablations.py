@@ -44,7 +44,7 @@ import variants
 from common import ROOT, jit
 from studies import (
     SCALES, STUDIES, TIMES, caption, deviation, distinct, in_words, key_of, look_up, number_of, panels_of,
-    read_results, run_of, runs_of, sampling_of, save_results, scale_of, seeds_of,
+    read_results, run_of, runs_of, sampling_of, save_results, scale_of, seeds_of, study_of,
 )  # fmt: skip
 from tqdm import tqdm
 
@@ -403,7 +403,7 @@ def show(name, args):
         if args.scale != "toy" and agreement.can_judge(args.data):
             agreement.load_classifier(args.data)  # trains it, if that was not done
         train_all(name, args)
-    study = STUDIES[name](scale_of(args))
+    study = study_of(name, args)
     add_agreement(study, args)
     write_table(name, study, args)
     path = path_of(name, args)

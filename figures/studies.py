@@ -269,6 +269,14 @@ def scale_of(args):
     return scale
 
 
+def study_of(name, args):
+    """A study at the scale. Beside own pictures the paper's FID, of ImageNet, would say nothing."""
+    study = STUDIES[name](scale_of(args))
+    if args.data != "shapes":
+        study.cells = [dataclasses.replace(cell, paper=None) for cell in study.cells]
+    return study
+
+
 def seeds_of(cell, args):
     """The training seeds of a cell."""
     return range((args.seeds if cell.repeated else 1) if cell.trained else 0)
@@ -319,7 +327,7 @@ def key_of(cell, args):
 def runs_of(study, args):
     """{run folder: (Run, its cells)}, each network once; one seed after the other."""
     runs = {}
-    cells = STUDIES[study](scale_of(args)).cells
+    cells = study_of(study, args).cells
     for seed in range(args.seeds):
         for cell in cells:
             if seed in seeds_of(cell, args):

@@ -47,7 +47,7 @@ def scores_in_words(cell, args, name="agreement"):
     scores = scores_of(cell, args)
     name = name if name in scores else next(iter(scores), "")
     lines = [in_words(name, scores[name])] if scores else []
-    if cell.paper and args.data == "shapes":
+    if cell.paper:
         lines.append(f"paper: FID {cell.paper:.3g}")
     return "\n".join(lines)
 
@@ -315,11 +315,11 @@ def other_rows(study, args):
     for row in distinct(study.cells, "row")[1:]:
         cells = [cell for cell in study.cells if cell.row == row and scores_of(cell, args)]
         shares = [np.mean(scores_of(cell, args).get("agreement", [np.nan])) for cell in cells]
-        fids = [cell.paper for cell in study.cells if cell.row == row]
+        fids = [cell.paper for cell in study.cells if cell.row == row and cell.paper]
         if cells:
             ours = f"agreement {100 * min(shares):.0f} to {100 * max(shares):.0f}% at μ = "
             ours += ", ".join(cell.column.removeprefix("μ = ") for cell in cells)
-            lines.append(f"{row}: {ours} (paper: FID {min(fids):.0f} to {max(fids):.0f})")
+            lines.append(f"{row}: {ours}" + (f" (paper: FID {min(fids):.0f} to {max(fids):.0f})" if fids else ""))
     return "\n".join(lines)
 
 
@@ -332,9 +332,10 @@ def draw_study(name, study, args, title):
     columns = sum(len(distinct(cells, "column")) + (real == "column") for cells in panels)
     rows = len(distinct(panels[0], "row")) + (real == "row")
     side = min(1.75, (WIDTH - 0.6) / columns)  # of the pictures of a cell, in inches
-    plots = PLOTS.get(name, ())
+    known = any(cell.paper for cell in study.cells)
+    plots = [plot for plot in PLOTS.get(name, ()) if known or plot is not draw_paper]
     shown = SHOWN_WIDE if name == "gate" else SHOWN
-    below = 0.42 if any(cell.paper for cell in study.cells) else 0.3
+    below = 0.42 if known else 0.3
     pictures = rows * (side + below) + 0.3 + 0.3 * bool(panels[0][0].panel) + 0.4 * (name in ("shift", "gate"))
     width = WIDTH if plots else 0.7 + side * columns
     lines = textwrap.wrap(title, int(8.4 * width))

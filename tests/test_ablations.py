@@ -382,6 +382,20 @@ def test_a_study_runs_in_processes_of_its_own(tmp_path, same_signals):
     assert len([key for key in results if key.startswith("heun")]) == 12
 
 
+@pytest.mark.parametrize("name", ["bottleneck", "shift", "nine"])
+def test_figures_of_own_pictures(name, tmp_path):
+    """Without the paper's FID, which is of ImageNet; and whatever classes there are."""
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    for i in range(5):
+        Image.new("RGB", (20, 20), (50 * i, 0, 0)).save(tmp_path / "pets" / "cat" / f"{i}.png")
+    args = flags(tmp_path, name, "--scale", "toy", "--data", str(tmp_path / "pets"), "--draw-only")
+    pretend(name, args, lambda cell, seed: 1.0)
+    ablations.run_studies(args)
+    assert (tmp_path / f"{name}_pets.png").stat().st_size > 5_000
+    table = (tmp_path / f"{name}_pets.md").read_text()
+    assert "rfd 1.0, agreement 50% |" in table and "FID" not in table
+
+
 def test_own_pictures(tmp_path, same_signals):
     """--data FOLDER, here without classes: nothing is guided, no agreement is asked for, flips are on."""
     (tmp_path / "pictures").mkdir()
