@@ -25,7 +25,8 @@ from common import jit
 # 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
 # tokens: without RoPE and bottleneck a small network takes thousands of steps to learn where each of 16 patches stands.
 # The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else `small` and `whole` need:
-# eps-prediction on small patches draws shapes after twice the steps of the others.
+# eps-prediction on small patches draws shapes after twice the steps of the others. losses: those of small patches and of
+# pre-conditioning; on large patches there are all three.
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
         network=jit.MODELS["Ti"],
@@ -40,7 +41,7 @@ SCALES = {
         reference=3000,
         large=(32, 16),
         small=(32, 4),
-        small_losses=("v",),  # a network of 64 tokens takes four times as long as one of four: the others not here
+        losses=("v",),
         whole=(64, 16),
         sizes=[(32, 8), (64, 16), (128, 32)],
     ),
@@ -53,7 +54,7 @@ SCALES = {
         reference=20000,
         large=(64, 16),
         small=(64, 4),
-        small_losses=("x", "eps", "v"),
+        losses=("x", "eps", "v"),
         whole=(64, 16),
         sizes=[(64, 16), (128, 32), (256, 64)],
     ),
@@ -66,7 +67,7 @@ SCALES = {
         reference=30,
         large=(16, 16),
         small=(16, 4),
-        small_losses=("x", "eps", "v"),
+        losses=("x", "eps", "v"),
         whole=(16, 4),
         sizes=[(16, 4), (32, 8)],
     ),
@@ -137,7 +138,7 @@ def nine(scale):
                 network, flow = at(scale, name, **PLAIN), dict(pred=pred, loss=loss)
                 recipe = {} if name == "large" else scale["recipes"]["small_eps" if pred == "eps" else "small"]
                 settings = dict(recipe=recipe, sampling=ALWAYS, panel=panel, paper=fid, repeated=loss == "v")
-                settings |= dict(trained=name == "large" or loss in scale["small_losses"])
+                settings |= dict(trained=name == "large" or loss in scale["losses"])
                 cells.append(Cell(LOSS[loss], PREDICTION[pred], network, flow, **settings))
     chosen = cells[0].panel, LOSS["v"], PREDICTION["x"]
     return Study("Nine ways to denoise (Table 2)", "prediction", cells, chosen)
@@ -161,7 +162,7 @@ def shift(scale):
 def bottleneck(scale):
     paper = {0: 8.62, 16: 9.40, 128: 7.48}  # of its others, 8.38, 8.15, 7.89 and 7.35, we do not know which is which
     cells = []
-    for r in (0, 4, 16, 128, 512):
+    for r in (0, 16, 128, 512):
         network = at(scale, "large", **BARE, bottleneck=r)
         cells.append(Cell("x-prediction", f"{r or 'none'}", network, sampling=ALWAYS, paper=paper.get(r)))
     return Study("A bottleneck of r numbers in the patch embedding (Figure 4)", "r", cells)
@@ -184,12 +185,13 @@ def ladder(scale):
 def precond(scale):
     paper = dict(none=(10.14, 10.45, 8.62), linear=(39.50, 67.56, 46.25), edm=(28.94, 72.05, 35.49))
     cells = []
-    for i, loss in enumerate(PREDS):
+    for loss in scale["losses"]:
         for kind, fids in paper.items():
             network, variant = at(scale, "large", **PLAIN), jit.JiT
             if kind != "none":
                 network, variant = network | dict(kind=kind), variants.Preconditioned
-            settings = dict(sampling=ALWAYS, variant=variant, paper=fids[i], repeated=loss == "v")
+            fid = fids[PREDS.index(loss)]
+            settings = dict(sampling=ALWAYS, variant=variant, paper=fid, repeated=loss == "v")
             cells.append(Cell(LOSS[loss], kind, network, dict(loss=loss), **settings))
     return Study("Pre-conditioned x-prediction, x = c_skip z + c_out net (Table 10)", "pre-conditioning", cells)
 
