@@ -33,13 +33,11 @@ def mosaic(pixels, numbers=SHOWN):
     return np.vstack([np.hstack(top), np.hstack(bottom)])[:-gap, :-gap]
 
 
-def real_pictures(run, args, number=0):
-    """The real image of this number of each class, in the order of the samples: uint8 (10, C, S, S)."""
-    data = jit.open_data(args.data, run.shape)
-    pixels, y = common.real_images(data, 500, seed=5)
-    wanted, _ = jit.pick_classes(10, len(data.names))
-    found = [pixels[y == label] if label in y else pixels for label in wanted]  # of 1,000 classes some may be missing
-    return np.stack([images[(number + i) % len(images)] for i, images in enumerate(found)])
+def real_pictures(size, number=0):
+    """A rendering of each shape, in the order of the samples; other numbers, others: uint8 (10, 3, size, size)."""
+    torch.manual_seed(number)
+    labels = torch.arange(len(jit.SHAPES))
+    return jit.to_uint8(jit.render_shapes(labels, jit.random_factors(len(labels)), size)).numpy()
 
 
 def scores_in_words(cell, args, name="agreement"):
@@ -79,7 +77,7 @@ def draw_real(ax, cell, args, number=0, shown=SHOWN):
     floors = [result["floor"] for _, _, result in look_up(cell, args)]
     share = [floor["agreement"] for floor in floors[:1] if "agreement" in floor]
     below = in_words("agreement", share) if share else ""
-    draw_image(ax, mosaic(real_pictures(run_of(cell, 0, args), args, number), shown), below)
+    draw_image(ax, mosaic(real_pictures(cell.network["size"], number), shown), below)
 
 
 def draw_pictures(figure, cells, study, args, real, shown):
@@ -328,7 +326,7 @@ def draw_study(name, study, args, title):
     panels = panels_of(study)
     if name == "shift":  # eps and v are noise everywhere
         panels = [[cell for cell in study.cells if cell.row == study.cells[0].row]]
-    real = REAL.get(name)
+    real = REAL.get(name) if args.data == "shapes" else None  # pictures of others are not ours to show
     columns = sum(len(distinct(cells, "column")) + (real == "column") for cells in panels)
     rows = len(distinct(panels[0], "row")) + (real == "row")
     side = min(1.75, (WIDTH - 0.6) / columns)  # of the pictures of a cell, in inches
@@ -349,7 +347,7 @@ def draw_study(name, study, args, title):
             plot(ax, study, args)
     for part, cells in zip(np.ravel(bottom.subfigures(1, len(panels))), panels):
         axes = draw_pictures(part, cells, study, args, real, shown)
-        if name == "gate":  # the place that x-prediction leaves free
+        if name == "gate" and args.data == "shapes":  # the place that x-prediction leaves free
             draw_real(axes[1, 0], cells[0], args, shown=shown)
             axes[1, 0].set_xlabel(f"real images: {axes[1, 0].get_xlabel()}")
             axes[1, 0].set_ylabel("")
