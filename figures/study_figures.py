@@ -72,12 +72,12 @@ def draw_cell(ax, cell, study, args, shown):
         ax.text(0, 0, "not run here", color=GREY, fontsize=9.5, ha="center", va="center")
 
 
-def draw_real(ax, cell, args, number=0, shown=SHOWN):
+def draw_real(ax, cells, args, number=0, shown=SHOWN):
     """Real images, with what the classifier makes of such."""
-    floors = [result["floor"] for _, _, result in look_up(cell, args)]
+    floors = [result["floor"] for cell in cells for _, _, result in look_up(cell, args)]
     share = [floor["agreement"] for floor in floors[:1] if "agreement" in floor]
     below = in_words("agreement", share) if share else ""
-    draw_image(ax, mosaic(real_pictures(cell.network["size"], number), shown), below)
+    draw_image(ax, mosaic(real_pictures(cells[0].network["size"], number), shown), below)
 
 
 def draw_pictures(figure, cells, study, args, real, shown):
@@ -92,7 +92,7 @@ def draw_pictures(figure, cells, study, args, real, shown):
     for cell in cells:
         draw_cell(axes[rows.index(cell.row), columns.index(cell.column)], cell, study, args, shown)
     for number, ax in enumerate(axes[0] if real == "row" else axes[:1, 0] if real == "column" else []):
-        draw_real(ax, cells[0], args, number, shown)
+        draw_real(ax, cells, args, number, shown)
     for ax, column in zip(axes[0], columns):
         ax.set_title(FORMULA.get(column, column), color=COLOUR.get(column, INK), fontsize=10.5, fontweight="bold")
     for ax, row in zip(axes[:, 0], rows):
@@ -348,7 +348,7 @@ def draw_study(name, study, args, title):
     for part, cells in zip(np.ravel(bottom.subfigures(1, len(panels))), panels):
         axes = draw_pictures(part, cells, study, args, real, shown)
         if name == "gate" and args.data == "shapes":  # the place that x-prediction leaves free
-            draw_real(axes[1, 0], cells[0], args, shown=shown)
+            draw_real(axes[1, 0], cells, args, shown=shown)
             axes[1, 0].set_xlabel(f"real images: {axes[1, 0].get_xlabel()}")
             axes[1, 0].set_ylabel("")
             axes[1, 1].set_ylabel(cells[-1].row, fontsize=10.5)
