@@ -1,11 +1,14 @@
 """The tables of the JiT paper in miniature: each study trains a few small networks and shows them side by side.
 
-    python figures/ablations.py nine                              Table 2: predict x, eps or v; loss on x, eps or v
-    python figures/ablations.py nine --seeds 3                    the same with three training seeds: mean +- sd
-    python figures/ablations.py nine --data PHOTOS --scale gpu    the same on photographs, PHOTOS/CLASS/*.jpg, on a GPU
-    python figures/ablations.py shift bottleneck                  or lossbyt ladder precond resolution solver guidance
-    python figures/ablations.py gate                              what v-prediction lacks: one number, learned
-    python figures/ablations.py nine --draw-only                  table and figure again, from what is there
+    python figures/ablations.py nine                          Table 2: predict x, eps or v; loss on x, eps or v
+    python figures/ablations.py nine --seeds 3                three training seeds where the claim needs them
+    python figures/ablations.py predictions                   its v-loss row
+    python figures/ablations.py predictions --data digits --size 28 --patches 14 4 --no-flip
+                                                              the same on your pictures, here digits/0/*.png ...
+    python figures/ablations.py nine --data PHOTOS --scale gpu    on photographs, PHOTOS/CLASS/*.jpg, on a GPU
+    python figures/ablations.py shift bottleneck              or lossbyt ladder precond resolution solver guidance
+    python figures/ablations.py gate                          what v-prediction lacks: one number, learned
+    python figures/ablations.py nine --draw-only              table and figure again, from what is there
 
 A study is a list of cells; a cell is a network to train, how to sample it, and its place in the figure. Cells that
 need the same network share it, across studies too. All that is trained and drawn is kept in runs/ablations/SCALE, and a
