@@ -336,7 +336,7 @@ def footnotes(name, study, args):
     kept = "size patch depth width heads noise_scale t_clip steps batch_size lr decay".split()
     listed = ", ".join(f"{key} {settings[key]}" for key in kept if key in settings)
     sampling = ", ".join(f"{key} {value}" for key, value in sampling_of(study.cells[0], args).items())
-    seeds = f"{args.seeds} training seeds: mean ± standard deviation" if args.seeds > 1 else "one training seed"
+    seeds = f"{args.seeds} training seeds where ± stands: mean ± standard deviation" if args.seeds > 1 else "one training seed"
     commits = ", ".join(sorted({results["commit"] for results in networks.values()}))
     return [
         f"{scale_of(args)['n']} samples a cell, {seeds}. Lower is better (agreement: higher).",

@@ -93,7 +93,7 @@ def draw_pictures(figure, cells, study, args, real, shown):
         draw_cell(axes[rows.index(cell.row), columns.index(cell.column)], cell, study, args, shown)
     for number, ax in enumerate(axes[0] if real == "row" else axes[:1, 0] if real == "column" else []):
         draw_real(ax, cells, args, number, shown)
-    for ax, column in zip(axes[0], columns):
+    for ax, column in zip(axes[1 if real == "row" else 0], columns):
         ax.set_title(FORMULA.get(column, column), color=COLOUR.get(column, INK), fontsize=10.5, fontweight="bold")
     for ax, row in zip(axes[:, 0], rows):
         ax.set_ylabel(row if len(rows) > 1 else "", fontsize=10.5)
@@ -235,7 +235,7 @@ def draw_loss_over_t(ax, study, args):
         for cell in study.cells:
             for _, results, _ in look_up(cell, args) if cell.row == row else []:
                 ax.plot(TIMES, results["loss_over_t"], color=COLOUR[cell.column], linestyle=style)
-    ax.set(xlabel="t (0 noise, 1 data); grey: where training draws it", xlim=(0, 1), yscale="log", ylabel="v-loss")
+    ax.set(xlabel="t (0 noise, 1 data); grey: where training draws it", xlim=(0, 1), yscale="log", ylabel="v-loss (colours: below)")
     shade_training(ax)
     legend_above(ax)
     tidy(ax)
@@ -266,7 +266,7 @@ def draw_losses(figure, study, args):
                 right.plot(TIMES, results["loss_over_t"], label=None if ends else cell.column, **style)
                 ends.append(log[-1]["step"])
         left.set(xlabel="training step", ylabel="v-loss", yscale="log")
-        right.set(xlabel="t of the finished network; grey: where training draws it", xlim=(0, 1))
+        right.set(xlabel="t (finished network); grey: where training draws it", xlim=(0, 1))
         for ax in (left, right):
             tidy(ax)
         shade_training(right)
