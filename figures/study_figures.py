@@ -17,7 +17,7 @@ from studies import TIMES, deviation, distinct, in_words, key_of, look_up, panel
 COLOUR = {"x-prediction": X, "ε-prediction": EPS, "v-prediction": V}
 SHOWN = (1, 4, 5, 7)  # the pictures of a cell: of shapes a ring, a star, a heart and a moon
 SHOWN_WIDE = (1, 4, 9, 5, 7, 2)  # where there is room, a gear and a triangle too
-FORMULA = dict(none="x = network", linear="x = t z + (1 − t) network", edm="x = c_skip z + c_out network")
+FORMULA = dict(none="none\nnet", linear="linear\nt z + (1 − t) net", edm="EDM-style\nc_skip z + c_out net")
 DPI = 110
 
 # ---- Pictures ----------------------------------------------------------------------------------------------------
@@ -94,7 +94,8 @@ def draw_pictures(figure, cells, study, args, real, shown):
     for number, ax in enumerate(axes[0] if real == "row" else axes[:1, 0] if real == "column" else []):
         draw_real(ax, cells, args, number, shown)
     for ax, column in zip(axes[1 if real == "row" else 0], columns):
-        ax.set_title(FORMULA.get(column, column), color=COLOUR.get(column, INK), fontsize=10.5, fontweight="bold")
+        name = FORMULA.get(column, column) if study.columns == "pre-conditioning" else column
+        ax.set_title(name, color=COLOUR.get(column, INK), fontsize=10.5, fontweight="bold")
     for ax, row in zip(axes[:, 0], rows):
         ax.set_ylabel(row if len(rows) > 1 else "", fontsize=10.5)
     return axes
@@ -235,7 +236,12 @@ def draw_loss_over_t(ax, study, args):
         for cell in study.cells:
             for _, results, _ in look_up(cell, args) if cell.row == row else []:
                 ax.plot(TIMES, results["loss_over_t"], color=COLOUR[cell.column], linestyle=style)
-    ax.set(xlabel="t (0 noise, 1 data); grey: where training draws it", xlim=(0, 1), yscale="log", ylabel="v-loss (colours: below)")
+    ax.set(
+        xlabel="t (0 noise, 1 data); grey: where training draws it",
+        xlim=(0, 1),
+        yscale="log",
+        ylabel="v-loss (colours: below)",
+    )
     shade_training(ax)
     legend_above(ax)
     tidy(ax)
@@ -303,7 +309,7 @@ PLOTS = dict(
     solver=(draw_distance,),
     gate=(draw_gates, draw_loss_over_t),
 )
-REAL = dict(nine="row", predictions="row", precond="row", shift="column", bottleneck="column", ladder="column")
+REAL = dict(nine="row", predictions="row", precond="column", shift="column", bottleneck="column", ladder="column")
 WIDTH = 9.0  # inches
 
 
