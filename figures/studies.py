@@ -137,7 +137,8 @@ def nine(scale):
             for pred, fid in zip(PREDS, paper[name][loss]):
                 network, flow = at(scale, name, **PLAIN), dict(pred=pred, loss=loss)
                 recipe = {} if name == "large" else scale["recipes"]["small_eps" if pred == "eps" else "small"]
-                settings = dict(recipe=recipe, sampling=ALWAYS, panel=panel, paper=fid, repeated=loss == "v" and name == "large")
+                settings = dict(recipe=recipe, sampling=ALWAYS, panel=panel, paper=fid)
+                settings |= dict(repeated=loss == "v" and name == "large")
                 settings |= dict(trained=name == "large" or loss in scale["losses"])
                 cells.append(Cell(LOSS[loss], PREDICTION[pred], network, flow, **settings))
     chosen = cells[0].panel, LOSS["v"], PREDICTION["x"]

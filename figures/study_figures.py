@@ -40,11 +40,15 @@ def real_pictures(size, number=0):
     return jit.to_uint8(jit.render_shapes(labels, jit.random_factors(len(labels)), size)).numpy()
 
 
-def scores_in_words(cell, args, name="agreement"):
-    """Under a picture: agreement, or the first score if there is none, and what the paper has."""
+def main_score(scores):
+    """Agreement, or the first score if there is none."""
+    return "agreement" if "agreement" in scores else next(iter(scores))
+
+
+def scores_in_words(cell, args):
+    """Under a picture: its main score, and what the paper has."""
     scores = scores_of(cell, args)
-    name = name if name in scores else next(iter(scores), "")
-    lines = [in_words(name, scores[name])] if scores else []
+    lines = [in_words(main_score(scores), scores[main_score(scores)])] if scores else []
     if cell.paper:
         lines.append(f"paper: FID {cell.paper:.3g}")
     return "\n".join(lines)
@@ -58,18 +62,24 @@ def draw_image(ax, image, below="", colour=None, width=2):
     ax.set_xlabel(below, fontsize=9.5)
 
 
+def draw_nothing(ax, below=""):
+    """The place of a cell that was not run."""
+    draw_image(ax, np.full((1, 1, 3), 245, np.uint8), below)
+    ax.text(0, 0, "not run here", color=GREY, fontsize=9.5, ha="center", va="center")
+
+
 def draw_cell(ax, cell, study, args, shown):
     """The pictures of a cell, of the first seed, with its scores under them; the paper's own choice framed."""
     colour = COLOUR.get(cell.column)
     chosen = (cell.panel, cell.row, cell.column) == study.chosen
-    for out, _, _ in look_up(cell, args)[:1]:
-        image = mosaic(np.load(out / f"{key_of(cell, args)}.npy"), shown)
+    found = look_up(cell, args)
+    if found:
+        image = mosaic(np.load(found[0][0] / f"{key_of(cell, args)}.npy"), shown)
         draw_image(ax, image, scores_in_words(cell, args), colour, 6 if chosen else 2)
+    else:
+        draw_nothing(ax, scores_in_words(cell, args))
     if chosen:
         ax.xaxis.label.set(fontweight="bold")
-    if not look_up(cell, args):
-        draw_image(ax, np.full((1, 1, 3), 245, np.uint8), scores_in_words(cell, args))
-        ax.text(0, 0, "not run here", color=GREY, fontsize=9.5, ha="center", va="center")
 
 
 def draw_real(ax, cells, args, number=0, shown=SHOWN):
@@ -96,8 +106,9 @@ def draw_pictures(figure, cells, study, args, real, shown):
     for ax, column in zip(axes[1 if real == "row" else 0], columns):
         name = FORMULA.get(column, column) if study.columns == "pre-conditioning" else column
         ax.set_title(name, color=COLOUR.get(column, INK), fontsize=10.5, fontweight="bold")
-    for ax, row in zip(axes[:, 0], rows):
-        ax.set_ylabel(row if len(rows) > 1 else "", fontsize=10.5)
+    for line, row in zip(axes, rows):
+        first = next(ax for ax in line if ax.axison)  # a place may be free
+        first.set_ylabel(row if len(rows) > 1 else "", fontsize=10.5)
     return axes
 
 
@@ -173,15 +184,15 @@ def draw_spectrum(ax, study, args):
     patch = run.network["patch"]
     patches = F.unfold(pixels.double(), patch, stride=patch).transpose(1, 2).flatten(0, 1)  # (n N, C p p)
     variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
-    outside = 100 * (1 - variance.cumsum(0) / variance.sum())
+    outside = (100 * (1 - variance.cumsum(0) / variance.sum())).clamp(min=0)
     columns = distinct(study.cells, "column")
     points = [(i, outside[int(r) - 1].item()) for i, r in enumerate(columns) if r.isdecimal() and int(r) < len(outside)]
-    ax.plot(*zip(*points), marker="D", color=GREEN, linewidth=1.5)
+    ax.plot(*zip(*points or [(0, 0)]), marker="D", color=GREEN, linewidth=1.5)  # none: patches of 12 numbers
     for place, share in points:
-        text = f"{share:.2g}%"
+        text = f"{round(share, 3):.2g}%"  # rounding may leave 1e-14
         ax.annotate(text, (place, share), (0, 7), textcoords="offset points", color=GREEN, fontsize=9, ha="center")
     set_columns(ax, study)
-    ax.set_ylim(0, 1.3 * points[0][1])
+    ax.set_ylim(0, 1.3 * max((share for _, share in points), default=0) or 1)
     ax.set_title("of the patches' variance, outside r numbers", fontsize=10.5)
 
 
@@ -265,12 +276,10 @@ def draw_losses(figure, study, args):
         part.suptitle(cells[0].panel, fontsize=11, fontweight="bold")
         left, right = part.subplots(1, 2, sharey=True)
         for cell in cells:
-            ends = []
-            for out, results, _ in look_up(cell, args):
+            for seed, (out, results, _) in enumerate(look_up(cell, args)):
                 log, style = common.read_log(out), dict(color=COLOUR[cell.column], linewidth=1.2)
                 left.plot([line["step"] for line in log], [line["loss"] for line in log], **style)
-                right.plot(TIMES, results["loss_over_t"], label=None if ends else cell.column, **style)
-                ends.append(log[-1]["step"])
+                right.plot(TIMES, results["loss_over_t"], label=None if seed else cell.column, **style)
         left.set(xlabel="training step", ylabel="v-loss", yscale="log")
         right.set(xlabel="t (finished network); grey: where training draws it", xlim=(0, 1))
         for ax in (left, right):
@@ -284,20 +293,22 @@ def draw_losses(figure, study, args):
 
 def draw_sizes(figure, study, args):
     """Three samples of each size, a pixel as large in all of them, with the borders of the patches."""
-    sizes = [run_of(cell, 0, args).network["size"] for cell in study.cells]
+    sizes = [cell.network["size"] for cell in study.cells]
     axes = figure.subplots(1, len(sizes), width_ratios=sizes)
-    for ax, cell in zip(axes, study.cells):
-        for out, results, _ in look_up(cell, args)[:1]:
-            pixels = np.load(out / f"{key_of(cell, args)}.npy")
+    for ax, cell, size in zip(axes, study.cells, sizes):
+        patch, found = cell.network["patch"], look_up(cell, args)
+        if found:
+            pixels = np.load(found[0][0] / f"{key_of(cell, args)}.npy")
             draw_image(ax, np.vstack([pixels[number].transpose(1, 2, 0) for number in SHOWN[1:]]))
-            size, patch = results["network"]["size"], results["network"]["patch"]
             for place in range(patch, size, patch):
                 ax.axvline(place - 0.5, color="white", linewidth=0.5)
             for place in range(patch, 3 * size, patch):
                 ax.axhline(place - 0.5, color="white", linewidth=2 if place % size == 0 else 0.5)
-            ax.set_title(cell.column.replace(", ", ",\n"), fontsize=10.5, fontweight="bold")
-            ax.set_xlabel(f"{3 * patch**2} numbers\na patch\n{scores_in_words(cell, args)}", fontsize=9.5)
-            ax.set_anchor("N")
+        else:
+            draw_nothing(ax)
+        ax.set_title(cell.column.replace(", ", ",\n"), fontsize=10.5, fontweight="bold")
+        ax.set_xlabel(f"{3 * patch**2} numbers\na patch\n{scores_in_words(cell, args)}", fontsize=9.5)
+        ax.set_anchor("N")
 
 
 # ---- A figure ----------------------------------------------------------------------------------------------------
@@ -318,10 +329,13 @@ def other_rows(study, args):
     lines = []
     for row in distinct(study.cells, "row")[1:]:
         cells = [cell for cell in study.cells if cell.row == row and scores_of(cell, args)]
-        shares = [np.mean(scores_of(cell, args).get("agreement", [np.nan])) for cell in cells]
+        scores = [scores_of(cell, args) for cell in cells]
         fids = [cell.paper for cell in study.cells if cell.row == row and cell.paper]
         if cells:
-            ours = f"agreement {100 * min(shares):.0f} to {100 * max(shares):.0f}% at μ = "
+            score = main_score(scores[0])
+            means = [np.mean(values[score]) for values in scores if score in values]
+            low, high = in_words(score, [min(means)]).strip("%"), in_words(score, [max(means)])
+            ours = f"{low} to {high.removeprefix(score)[1:]} at μ = "
             ours += ", ".join(cell.column.removeprefix("μ = ") for cell in cells)
             lines.append(f"{row}: {ours}" + (f" (paper: FID {min(fids):.0f} to {max(fids):.0f})" if fids else ""))
     return "\n".join(lines)
@@ -338,6 +352,8 @@ def draw_study(name, study, args, title):
     side = min(1.75, (WIDTH - 0.6) / columns)  # of the pictures of a cell, in inches
     known = any(cell.paper for cell in study.cells)
     plots = [plot for plot in PLOTS.get(name, ()) if known or plot is not draw_paper]
+    if not any("agreement" in scores_of(cell, args) for cell in study.cells):  # without classes, say
+        plots = list(dict.fromkeys(draw_rfd if plot is draw_agreement else plot for plot in plots))
     shown = SHOWN_WIDE if name == "gate" else SHOWN
     below = 0.42 if known else 0.3
     pictures = rows * (side + below) + 0.3 + 0.3 * bool(panels[0][0].panel) + 0.4 * (name in ("shift", "gate"))
@@ -356,8 +372,6 @@ def draw_study(name, study, args, title):
         if name == "gate" and args.data == "shapes":  # the place that x-prediction leaves free
             draw_real(axes[1, 0], cells, args, shown=shown)
             axes[1, 0].set_xlabel(f"real images: {axes[1, 0].get_xlabel()}")
-            axes[1, 0].set_ylabel("")
-            axes[1, 1].set_ylabel(cells[-1].row, fontsize=10.5)
     if name == "shift":
         bottom.supxlabel(other_rows(study, args), fontsize=10)
     return figure
