@@ -56,6 +56,11 @@ def list_images(data):
     return jit.open_data(data, (3, 10**6, 10**6))  # as large as this they would not fit into memory
 
 
+def names_of(data):
+    """The classes of these data, as they are now."""
+    return jit.SHAPES if data == "shapes" else list_images(data).names
+
+
 def can_judge(data):
     """Whether there are classes to be told apart, two or more, each with an image to train on and one to hold out."""
     if data == "shapes":
@@ -148,17 +153,16 @@ def train(draw, classes, steps=1200, n=64, seed=0):
 
 def load_classifier(data):
     """The classifier of these data from an earlier call, else a new one."""
-    path = weights_path(data)
+    path, classes = weights_path(data), len(names_of(data))
     if not path.exists():
         jit.make_folder(path.parent)
-        if data == "shapes":
-            draw, classes = draw_shapes, len(jit.SHAPES)
-        else:
-            draw, classes = drawer(*read_folder(data, SIZE, False)), len(list_images(data).names)
+        draw = draw_shapes if data == "shapes" else drawer(*read_folder(data, SIZE, False))
         state = train(draw, classes).state_dict()
         jit.write_whole(path, lambda path: torch.save(state, path))
     state = torch.load(path, weights_only=True)
-    net = make_classifier(len(list(state.values())[-1]) - 1)  # the last one is the bias of the scores
+    known = len(list(state.values())[-1]) - 1  # the last one is the bias of the scores
+    jit.check(known == classes, f"{path} knows other classes: delete it.")
+    net = make_classifier(classes)
     net.load_state_dict(state)
     return net.eval()
 
@@ -205,10 +209,8 @@ def measure(args):
     data, names = config["data"], config["names"]
     jit.check(len(names) > 1, f"{args.run} has no classes: there is nothing that a sample should show.")
     jit.check(can_judge(data), f"{data} has no classes of two images or more.")
-    known = jit.SHAPES if data == "shapes" else list_images(data).names
-    jit.check(names == known, f"{args.run} has other classes than {data} has now.")
+    jit.check(names == names_of(data), f"{args.run} has other classes than {data} has now.")
     classifier = load_classifier(data)
-    jit.check(classes_of(classifier) == len(names), f"{weights_path(data)} knows other classes: delete it.")
     report_on_itself(classifier, data)
     y, _ = jit.pick_classes(args.n, net.classes)
     batches = jit.sample_images(net, y.to(device), flow, net.shape, cfg=args.cfg)
