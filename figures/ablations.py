@@ -29,6 +29,7 @@ import dataclasses
 import functools
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -156,11 +157,14 @@ def train(run, data, args):
         signal.signal(number, signal.default_int_handler)
 
 
+def guided_sampling(cell, classes, args):
+    """Arguments of jit.sample_images; without two classes there is nothing to guide towards."""
+    return sampling_of(cell, args) | (dict(cfg=1.0) if classes < 2 else {})
+
+
 def draw_and_score(cell, run, net, flow, data, args):
     """The pictures of a cell go to a file; returns their scores, those of real images, and the seconds it took."""
-    start, device, sampling = time.time(), args.device, sampling_of(cell, args)
-    if net.classes < 2:
-        sampling["cfg"] = 1.0  # there is nothing to guide towards
+    start, device, sampling = time.time(), args.device, guided_sampling(cell, net.classes, args)
     y, _ = jit.pick_classes(number_of(cell, args), net.classes)
     batches = jit.sample_images(net, y.to(device), flow, net.shape, **sampling)
     pixels = torch.cat([batch.cpu() for batch in batches])
@@ -278,7 +282,9 @@ def train_all(study, args):
         for process in running.values():
             process.wait()
         bar.close()
-    jit.check(not failed, f"failed: {', '.join(failed)}; see the .txt files of these names.")
+    if failed:
+        last = Path(f"{failed[0]}.txt").read_text().strip().rpartition("\n")[2].removeprefix("ablations.py: ")
+        raise jit.Stop(f"{len(failed)} of {len(runs)} networks failed; {failed[0]}.txt ends with: {last}", 2)
 
 
 # ---- Its table ---------------------------------------------------------------------------------------------------
@@ -288,7 +294,8 @@ NOTES = "<!-- Below are notes written by hand; they stay when the table is writt
 
 def path_of(name, args):
     """The figure of a study; beside it the table. One's own pictures do not overwrite those of the shapes."""
-    return args.figures / f"{name}{'' if args.data == 'shapes' else '_' + Path(args.data).name}.png"
+    own = "" if args.data == "shapes" else "_" + Path(os.path.abspath(args.data)).name  # of ".", too
+    return args.figures / f"{name}{own}.png"
 
 
 def notes_of(path):
@@ -304,8 +311,8 @@ def title_of(study, path):
 
 def v_loss(cell, args):
     """Instead, for Figure 7: the v-loss in the last fifth of the training."""
-    logs = [common.read_log(run_of(cell, seed, args).out) for seed in seeds_of(cell, args)]
-    means = [np.mean([line["loss"] for line in log[-len(log) // 5 :]]) for log in logs if log]
+    logs = [common.read_log(out) for out, _, _ in look_up(cell, args)]
+    means = [np.mean([line["loss"] for line in log[-len(log) // 5 :]]) for log in logs]
     spread = f" ± {deviation(means):.3f}" if len(means) > 1 else ""
     return f"{np.mean(means):.3f}{spread}" if means else "not run"
 
@@ -335,13 +342,15 @@ def footnotes(name, study, args):
     settings = first["network"] | first["flow"] | first["recipe"]
     kept = "size patch depth width heads noise_scale t_clip steps batch_size lr decay".split()
     listed = ", ".join(f"{key} {settings[key]}" for key in kept if key in settings)
-    sampling = ", ".join(f"{key} {value}" for key, value in sampling_of(study.cells[0], args).items())
-    seeds = f"{args.seeds} training seeds where ± stands: mean ± standard deviation" if args.seeds > 1 else "one training seed"
+    sampling = guided_sampling(study.cells[0], len(agreement.names_of(args.data)), args)
+    sampling = ", ".join(f"{key} {value}" for key, value in sampling.items())
+    most = max(len(look_up(cell, args)) for cell in study.cells)
+    seeds = f"{most} training seeds where ± stands: mean ± standard deviation" if most > 1 else "one training seed"
     commits = ", ".join(sorted({results["commit"] for results in networks.values()}))
     return [
         f"{scale_of(args)['n']} samples a cell, {seeds}. Lower is better (agreement: higher).",
         "",
-        f"- Command: `python figures/ablations.py {' '.join([name, *settings_in_words(args)])}`",
+        f"- Command: `python figures/ablations.py {shlex.join([name, *settings_in_words(args)])}`",
         f"- Training of the first cell: {listed}; the others differ in what the table says.",
         f"- Its sampling: {sampling}, weights ema1, seed 0.",
         f"- Time: {seconds / 60:.0f} minutes for {len(networks)} network{'s' * (len(networks) > 1)}, "
@@ -392,12 +401,34 @@ def parse_flags(words=None):
     parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of tables and figures")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # the folder of one network: how this script calls itself
     args = parser.parse_args(words)
-    args.runs, args.jobs = args.runs.resolve(), args.jobs or (2 if args.scale == "gpu" else os.cpu_count())
+    if args.jobs is None:
+        args.jobs = 2 if args.scale == "gpu" else os.cpu_count()
     if args.seeds < 1 or args.jobs < 1:
         parser.error("--seeds and --jobs must be 1 at least")
+    if args.size is not None and not args.patches:
+        parser.error("--size goes with --patches")
+    size = SCALES[args.scale]["large"][0] if args.size is None else args.size
+    if size < 1 or any(patch < 1 or size % patch for patch in args.patches or ()):
+        parser.error(f"--patches must divide the size, {size}")
+    args.runs = args.runs.resolve()
     args.flip = args.data != "shapes" and not args.no_flip
     args.device = jit.choose_device("auto" if args.scale == "gpu" else "cpu")
     return args
+
+
+def check_data(args):
+    """Stop if there are too few images: to be known before any network is trained."""
+    if args.data != "shapes":
+        n = len(agreement.list_images(args.data).paths)
+        jit.check(n >= 4, f"{args.data} needs four images or more: two to compare samples with, two for the floor.")
+
+
+def check_patches(name, args):
+    """Stop if --size and --patches are given, but change nothing in this study."""
+    without = STUDIES[name](SCALES[args.scale] | dict(large=(0, 0), small=(0, 0)))
+    cells = zip(without.cells, study_of(name, args).cells)
+    used = any(one.network != other.network for one, other in cells)
+    jit.check(used or not args.patches, f"{name} has its own sizes and patches: leave out --size and --patches.")
 
 
 def show(name, args):
@@ -421,7 +452,9 @@ def run_studies(args):
         threading.Thread(target=follow_parent, daemon=True).start()
         work(*runs_of(args.studies[0], args)[args.only], args)
         return
-    jit.check(args.data == "shapes" or Path(args.data).is_dir(), f"--data {args.data}: no folder, nor shapes.")
+    check_data(args)
+    for name in args.studies:
+        check_patches(name, args)
     jit.make_folder(args.figures)
     for name in args.studies:
         show(name, args)

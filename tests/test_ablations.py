@@ -5,11 +5,13 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -453,6 +455,9 @@ def test_agreement_of_own_pictures(tmp_path, monkeypatch):
     ablations.add_agreement(studies.gate(studies.SCALES["toy"]), args)
     ((_, _, result),) = studies.look_up(cell, args)
     assert result["scores"]["agreement"] == 5 / 9 and result["floor"]["agreement"] == pytest.approx(1 / 3)
+    torch.save(agreement.make_classifier(3).state_dict(), agreement.weights_path(args.data))
+    with pytest.raises(jit.Stop, match="knows other classes"):  # as when a folder has lost a class since
+        ablations.add_agreement(studies.gate(studies.SCALES["toy"]), args)
 
 
 @pytest.mark.parametrize("words, trained", [
@@ -475,17 +480,43 @@ def test_the_classifier_is_trained_first(words, trained, tmp_path, monkeypatch):
     assert calls == trained
 
 
-def test_mistakes_are_one_sentence(tmp_path, capsys, same_signals):
-    """Exit 2 at once, no traceback."""
-    words = ["--runs", str(tmp_path), "--figures", str(tmp_path)]
-    assert ablations.main(["nine", "--data", "nowhere", *words]) == 2
-    assert ablations.main(["nine", "--draw-only", *words]) == 2
-    assert capsys.readouterr().err.count("\n") == 2
-    for wrong in (["nine", "--seeds", "0"], ["ten"]):
-        with pytest.raises(SystemExit) as error:
-            ablations.main(wrong)
-        assert error.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 2
+MISTAKES = [
+    "ten", "nine --seeds 0", "nine --jobs 0", "nine --jobs -1", "nine --size 28", "nine --patches 5 3",
+    "nine --patches 0 4", "nine --patches 4 -4", "nine --size 0 --patches 4 2", "nine --size -8 --patches 4 2",
+    "nine --size 28 --patches 16 4", "solver --size 28 --patches 14 4", "nine resolution --patches 8 4",
+    "nine --draw-only", "nine --data nowhere", "nine --data=", "nine --data three", "nine --data empty",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistakes_are_one_sentence(words, tmp_path, monkeypatch, capsys, same_signals):
+    """Exit 2 before anything is trained, no traceback."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablations, "train_all", None)
+    for name, n in (("empty", 0), ("three", 3)):
+        (tmp_path / name).mkdir()
+        for i in range(n):
+            Image.new("L", (16, 16)).save(tmp_path / name / f"{i}.png")
+    try:
+        code = ablations.main([*words.split(), "--scale", "toy", "--runs", "runs", "--figures", "figures"])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.glob("figures/*"))
+
+
+def test_a_network_that_failed_says_why(tmp_path, monkeypatch):
+    """In one sentence, however many failed: the last line that the first of them has written."""
+
+    def start(out, study, args):
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{out}.txt").write_text("50%\rdone\nablations.py: the disk is full.\n")
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
+
+    monkeypatch.setattr(ablations, "start_process", start)
+    with pytest.raises(jit.Stop, match="6 of 6 networks failed; .*-seed0.txt ends with: the disk") as error:
+        ablations.train_all("lossbyt", flags(tmp_path, "lossbyt", "--jobs", "6", "--patches", "16", "16"))
+    assert error.value.args[1] == 2
 
 
 def test_title_of_a_figure_is_the_finding_in_the_notes(tmp_path):
@@ -510,6 +541,93 @@ def test_own_pictures_do_not_overwrite(tmp_path):
         "predictions", args).values()]  # fmt: skip
     assert found == [(28, 14, False)] * 3 + [(28, 4, False)] * 3
     assert ablations.settings_in_words(args)[2:] == ["--data", str(tmp_path / "digits"), *words[1:], "--no-flip"]
+
+
+@pytest.mark.parametrize("data, name", [(".", "pets"), ("../pets/", "pets"), ("../v1.5", "v1.5"), ("cat", "cat")])
+def test_figure_of_a_folder_has_its_name(data, name, tmp_path, monkeypatch):
+    """However the folder was written."""
+    (tmp_path / "pets").mkdir()
+    monkeypatch.chdir(tmp_path / "pets")
+    path = ablations.path_of("nine", flags(tmp_path, "nine", "--data", data))
+    assert (path.name, path.with_suffix(".md").name) == (f"nine_{name}.png", f"nine_{name}.md")
+
+
+def take_agreement(name, args):
+    """Of all cells of a study, as without a classifier."""
+    for cell in studies.study_of(name, args).cells:
+        without_agreement(cell, args)
+
+
+def words_of(figure):
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_figures_without_agreement(tmp_path):
+    """They show rfd instead: no empty plot, no plot twice, no nan."""
+    for name, plots in (("bottleneck", 3), ("guidance", 1), ("shift", 0)):
+        args = flags(tmp_path, name, "--scale", "toy")
+        pretend(name, args, lambda cell, seed: 2.0)
+        take_agreement(name, args)
+        figure = study_figures.draw_study(name, studies.study_of(name, args), args, "")
+        words = words_of(figure)
+        assert "rfd 2.0" in words or "rfd 2.0\npaper: FID 8.62" in words
+        assert not any("agreement" in word or "nan" in word for word in words)
+        assert sum(bool(ax.lines) for ax in figure.axes) == plots
+    assert any("v-prediction: rfd 2.0 to 2.0 at μ = 0.0, -0.4" in word for word in words)  # of shift
+
+
+def test_rows_and_columns_have_names(tmp_path):
+    """The row whose first place is free, too; and no bottleneck is not no pre-conditioning."""
+    (tmp_path / "pets").mkdir()
+    args = flags(tmp_path, "gate", "--scale", "toy", "--data", str(tmp_path / "pets"))
+    figure = study_figures.draw_study("gate", studies.study_of("gate", args), args, "")
+    assert {"network", "network − g(t) z"} <= {ax.get_ylabel() for ax in figure.axes if ax.axison}
+    for name, title in (("bottleneck", "none"), ("precond", "x = network")):
+        args = flags(tmp_path, name, "--scale", "toy")
+        figure = study_figures.draw_study(name, studies.study_of(name, args), args, "")
+        assert title in {ax.get_title() for ax in figure.axes}
+
+
+def test_sizes_that_were_not_run(tmp_path):
+    """Each has its place and name."""
+    args = flags(tmp_path, "resolution", "--scale", "toy")
+    figure = study_figures.Figure()
+    study_figures.draw_sizes(figure, studies.study_of("resolution", args), args)
+    assert words_of(figure).count("not run here") == 2 and "32 px,\npatch 8" in words_of(figure)
+
+
+def test_spectrum_of_flat_patches(tmp_path):
+    """All variance in one component: nothing is left outside, not -2e-14%; and patches may have 12 numbers only."""
+    (tmp_path / "pets").mkdir()
+    for i in range(5):
+        Image.new("RGB", (20, 20), (50 * i, 0, 0)).save(tmp_path / "pets" / f"{i}.png")
+    for patches, words in ((["16", "4"], ["0%"] * 3), (["2", "1"], [])):
+        args = flags(tmp_path, "bottleneck", "--scale", "toy", "--data", str(tmp_path / "pets"), "--patches", *patches)
+        ax = study_figures.Figure().subplots()
+        study_figures.draw_spectrum(ax, studies.study_of("bottleneck", args), args)
+        assert [text.get_text() for text in ax.texts] == words
+
+
+def test_table_says_what_was_done(tmp_path):
+    """As many seeds as there are; no guidance where there are no classes; a command that a shell understands."""
+    (tmp_path / "my pets").mkdir()
+    for i in range(4):
+        Image.new("L", (16, 16), 50 * i).save(tmp_path / "my pets" / f"{i}.png")
+    words = ["gate", "--scale", "toy", "--data", str(tmp_path / "my pets")]
+    pretend("gate", flags(tmp_path, *words, "--seeds", "2"), lambda cell, seed: 1.0)
+    ablations.run_studies(flags(tmp_path, *words, "--seeds", "3", "--draw-only"))
+    table = (tmp_path / "gate_my pets.md").read_text()
+    assert "2 training seeds" in table and "cfg 1.0" in table and f"--data '{tmp_path}/my pets' --seeds 3`" in table
+
+
+def test_half_a_training_is_not_in_the_table(tmp_path):
+    """Its loss is not yet that of Figure 7."""
+    args = flags(tmp_path, "lossbyt", "--scale", "toy")
+    pretend("lossbyt", args, lambda cell, seed: 1.0)
+    cell, *_ = studies.lossbyt(studies.SCALES["toy"]).cells
+    assert ablations.v_loss(cell, args) == "0.500"
+    (studies.run_of(cell, 0, args).out / "results.json").unlink()
+    assert ablations.v_loss(cell, args) == "not run"
 
 
 def test_seeds_where_the_claim_needs_them(tmp_path):
