@@ -193,7 +193,7 @@ def draw_spectrum(ax, study, args):
         ax.annotate(text, (place, share), (0, 7), textcoords="offset points", color=GREEN, fontsize=9, ha="center")
     set_columns(ax, study)
     ax.set_ylim(0, 1.3 * max((share for _, share in points), default=0) or 1)
-    ax.set_title("of the patches' variance, outside r numbers", fontsize=10.5)
+    ax.set_title("patches' variance outside r numbers", fontsize=10.5)
 
 
 def draw_distance(ax, study, args):

@@ -1,6 +1,7 @@
 """Tests of figures/ablations.py and of the networks in figures/variants.py; each says what it protects."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import SubFigure
 from matplotlib.text import Text
 from PIL import Image
 
@@ -582,10 +585,23 @@ def test_rows_and_columns_have_names(tmp_path):
     args = flags(tmp_path, "gate", "--scale", "toy", "--data", str(tmp_path / "pets"))
     figure = study_figures.draw_study("gate", studies.study_of("gate", args), args, "")
     assert {"network", "network − g(t) z"} <= {ax.get_ylabel() for ax in figure.axes if ax.axison}
-    for name, title in (("bottleneck", "none"), ("precond", "x = network")):
+    for name, title in (("bottleneck", "none"), ("precond", "none\nnet")):
         args = flags(tmp_path, name, "--scale", "toy")
         figure = study_figures.draw_study(name, studies.study_of(name, args), args, "")
         assert title in {ax.get_title() for ax in figure.axes}
+
+
+@pytest.mark.parametrize("name", [name for name in studies.STUDIES if name not in ("lossbyt", "resolution")])
+def test_names_do_not_overlap(name, tmp_path):
+    """Of plots, columns and panels; and none is cut off."""
+    args = flags(tmp_path, name, "--scale", "toy")
+    pretend(name, args, lambda cell, seed: 1.0)
+    figure = study_figures.draw_study(name, studies.study_of(name, args), args, "")
+    FigureCanvasAgg(figure).draw()
+    names = [ax.title for ax in figure.axes] + [part._suptitle for part in figure.findobj(SubFigure) if part._suptitle]
+    boxes = [name.get_window_extent() for name in names if name.get_text()]
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_sizes_that_were_not_run(tmp_path):
