@@ -293,9 +293,13 @@ NOTES = "<!-- Below are notes written by hand; they stay when the table is writt
 
 
 def path_of(name, args):
-    """The figure of a study; beside it the table. One's own pictures do not overwrite those of the shapes."""
-    own = "" if args.data == "shapes" else "_" + Path(os.path.abspath(args.data)).name  # of ".", too
-    return args.figures / f"{name}{own}.png"
+    """The figure of a study; beside it the table. Only shapes at the default settings go where the committed ones are."""
+    parts = [name] + ([args.scale] if args.scale != "cpu" else [])
+    if args.data != "shapes":
+        parts.append(Path(os.path.abspath(args.data)).name)  # of ".", too
+    elif args.patches:
+        parts += map(str, args.patches)
+    return args.figures / f"{'_'.join(parts)}.png"
 
 
 def notes_of(path):

@@ -320,14 +320,14 @@ def test_a_stopped_network_goes_on_and_is_drawn(tmp_path, monkeypatch, same_sign
     monkeypatch.setattr(jit, "update_average", refuse)
     ablations.work(run, cells, args)
 
-    table, words = tmp_path / "a" / "shift.md", ["shift", "--scale", "toy", "--draw-only"]
+    table, words = tmp_path / "a" / "shift_toy.md", ["shift", "--scale", "toy", "--draw-only"]
     words += ["--runs", str(args.runs), "--figures", str(args.figures)]
     assert ablations.main(words) == 0
     assert "not run" in table.read_text() and "14.44" in table.read_text()
     table.write_text(table.read_text() + "Why it differs.\n")
     assert ablations.main(words) == 0
     assert table.read_text().count("Why it differs.") == 1  # notes written by hand survive
-    assert (tmp_path / "a" / "shift.png").stat().st_size > 10_000
+    assert (tmp_path / "a" / "shift_toy.png").stat().st_size > 10_000
 
 
 def pretend(name, args, score):
@@ -352,10 +352,10 @@ def test_every_kind_of_figure(name, tmp_path):
     args = flags(tmp_path, name, "--scale", "toy", "--seeds", "3", "--draw-only")
     pretend(name, args, lambda cell, seed: 1.0 + seed)
     ablations.run_studies(args)
-    table = (tmp_path / f"{name}.md").read_text()
+    table = (tmp_path / f"{name}_toy.md").read_text()
     assert "3 training seeds" in table
     assert ("0.500 ± 0.000" if name == "lossbyt" else "rfd 2.0 ± 1.0, agreement 50 ± 0%") in table
-    assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+    assert (tmp_path / f"{name}_toy.png").stat().st_size > 5_000
     assert not list(tmp_path.glob(".part-*"))
 
 
@@ -396,8 +396,8 @@ def test_figures_of_own_pictures(name, tmp_path):
     args = flags(tmp_path, name, "--scale", "toy", "--data", str(tmp_path / "pets"), "--draw-only")
     pretend(name, args, lambda cell, seed: 1.0)
     ablations.run_studies(args)
-    assert (tmp_path / f"{name}_pets.png").stat().st_size > 5_000
-    table = (tmp_path / f"{name}_pets.md").read_text()
+    assert (tmp_path / f"{name}_toy_pets.png").stat().st_size > 5_000
+    table = (tmp_path / f"{name}_toy_pets.md").read_text()
     assert "rfd 1.0, agreement 50% |" in table and "FID" not in table
 
 
@@ -527,7 +527,7 @@ def test_title_of_a_figure_is_the_finding_in_the_notes(tmp_path):
     args = flags(tmp_path, "gate", "--scale", "toy", "--draw-only")
     pretend("gate", args, lambda cell, seed: 1.0)
     ablations.run_studies(args)
-    study, path = studies.gate(studies.SCALES["toy"]), tmp_path / "gate.md"
+    study, path = studies.gate(studies.SCALES["toy"]), tmp_path / "gate_toy.md"
     assert ablations.title_of(study, path) == study.title
     path.write_text(path.read_text() + "\nFinding: A gate helps.\n\n- And so on.\n")
     ablations.run_studies(args)
@@ -539,7 +539,8 @@ def test_own_pictures_do_not_overwrite(tmp_path):
     words = ["predictions", "--size", "28", "--patches", "14", "4"]
     args = flags(tmp_path, *words, "--data", str(tmp_path / "digits"), "--no-flip")
     assert ablations.path_of("predictions", args) == tmp_path / "predictions_digits.png"
-    assert ablations.path_of("predictions", flags(tmp_path, *words)) == tmp_path / "predictions.png"
+    assert ablations.path_of("predictions", flags(tmp_path, *words)) == tmp_path / "predictions_14_4.png"
+    assert ablations.path_of("predictions", flags(tmp_path, "nine")) == tmp_path / "predictions.png"
     found = [(run.network["size"], run.network["patch"], run.recipe["flip"]) for run, _ in studies.runs_of(
         "predictions", args).values()]  # fmt: skip
     assert found == [(28, 14, False)] * 3 + [(28, 4, False)] * 3
@@ -632,7 +633,7 @@ def test_table_says_what_was_done(tmp_path):
     words = ["gate", "--scale", "toy", "--data", str(tmp_path / "my pets")]
     pretend("gate", flags(tmp_path, *words, "--seeds", "2"), lambda cell, seed: 1.0)
     ablations.run_studies(flags(tmp_path, *words, "--seeds", "3", "--draw-only"))
-    table = (tmp_path / "gate_my pets.md").read_text()
+    table = (tmp_path / "gate_toy_my pets.md").read_text()
     assert "2 training seeds" in table and "cfg 1.0" in table and f"--data '{tmp_path}/my pets' --seeds 3`" in table
 
 
