@@ -5,6 +5,7 @@ Blue, vermilion and orange are x-, eps- and v-prediction; error bars are standar
 """
 
 import textwrap
+from dataclasses import dataclass
 
 import common
 import numpy as np
@@ -313,14 +314,28 @@ def draw_sizes(figure, study, args):
 
 # ---- A figure ----------------------------------------------------------------------------------------------------
 
-PLOTS = dict(
-    bottleneck=(draw_agreement, draw_paper, draw_spectrum),
-    ladder=(draw_agreement, draw_paper),
-    guidance=(draw_agreement, draw_rfd),
-    solver=(draw_distance,),
-    gate=(draw_gates, draw_loss_over_t),
+
+@dataclass
+class Look:
+    """How the figure of a study looks."""
+
+    plots: tuple = ()
+    real: str = ""  # where real images stand: in a first row or column, or in the place that the cells leave free
+    shown: tuple = SHOWN
+    first_row: bool = False  # pictures of the first row only, of the others a line of words
+
+
+LOOKS = dict(
+    nine=Look(real="row"),
+    predictions=Look(real="row"),
+    shift=Look(real="column", first_row=True),  # eps and v are noise everywhere
+    bottleneck=Look((draw_agreement, draw_paper, draw_spectrum), real="column"),
+    ladder=Look((draw_agreement, draw_paper), real="column"),
+    precond=Look(real="column"),
+    guidance=Look((draw_agreement, draw_rfd)),
+    solver=Look((draw_distance,)),
+    gate=Look((draw_gates, draw_loss_over_t), real="free", shown=SHOWN_WIDE),
 )
-REAL = dict(nine="row", predictions="row", precond="column", shift="column", bottleneck="column", ladder="column")
 WIDTH = 9.0  # inches
 
 
@@ -341,38 +356,40 @@ def other_rows(study, args):
     return "\n".join(lines)
 
 
-def draw_study(name, study, args, title):
+def plots_of(look, study, args):
+    """Its plots, without the paper's where there is no FID, and with rfd where there is no agreement."""
+    plots = [plot for plot in look.plots if plot is not draw_paper or any(cell.paper for cell in study.cells)]
+    if not any("agreement" in scores_of(cell, args) for cell in study.cells):  # without classes, say
+        plots = list(dict.fromkeys(draw_rfd if plot is draw_agreement else plot for plot in plots))
+    return plots
+
+
+def draw_study(look, study, args, title):
     """Title, plots, pictures, as a figure."""
-    panels = panels_of(study)
-    if name == "shift":  # eps and v are noise everywhere
+    panels, plots = panels_of(study), plots_of(look, study, args)
+    if look.first_row:
         panels = [[cell for cell in study.cells if cell.row == study.cells[0].row]]
-    real = REAL.get(name) if args.data == "shapes" else None  # pictures of others are not ours to show
+    real = look.real if args.data == "shapes" else ""  # pictures of others are not ours to show
     columns = sum(len(distinct(cells, "column")) + (real == "column") for cells in panels)
     rows = len(distinct(panels[0], "row")) + (real == "row")
     side = min(1.75, (WIDTH - 0.6) / columns)  # of the pictures of a cell, in inches
-    known = any(cell.paper for cell in study.cells)
-    plots = [plot for plot in PLOTS.get(name, ()) if known or plot is not draw_paper]
-    if not any("agreement" in scores_of(cell, args) for cell in study.cells):  # without classes, say
-        plots = list(dict.fromkeys(draw_rfd if plot is draw_agreement else plot for plot in plots))
-    shown = SHOWN_WIDE if name == "gate" else SHOWN
-    below = 0.42 if known else 0.3
-    pictures = rows * (side + below) + 0.3 + 0.3 * bool(panels[0][0].panel) + 0.4 * (name in ("shift", "gate"))
+    below = 0.42 if any(cell.paper for cell in study.cells) else 0.3  # for the words under them
+    pictures = rows * (side + below) + 0.3 + 0.3 * bool(panels[0][0].panel) + 0.4 * (look.first_row or real == "free")
     width = WIDTH if plots else 0.7 + side * columns
     lines = textwrap.wrap(title, int(8.4 * width))
-    heights = ([2.7] if plots else []) + [pictures]
-    height = sum(heights) + 0.3 * len(lines)
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+    heights = [2.7] * bool(plots) + [pictures]
+    figure = Figure(figsize=(width, sum(heights) + 0.3 * len(lines)), layout="constrained", dpi=DPI)
     figure.suptitle("\n".join(lines), fontsize=13, fontweight="bold")
     *top, bottom = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part in top:
         for plot, ax in zip(plots, np.ravel(part.subplots(1, len(plots)))):
             plot(ax, study, args)
     for part, cells in zip(np.ravel(bottom.subfigures(1, len(panels))), panels):
-        axes = draw_pictures(part, cells, study, args, real, shown)
-        if name == "gate" and args.data == "shapes":  # the place that x-prediction leaves free
-            draw_real(axes[1, 0], cells, args, shown=shown)
-            axes[1, 0].set_xlabel(f"real images: {axes[1, 0].get_xlabel()}")
-    if name == "shift":
+        axes = draw_pictures(part, cells, study, args, real, look.shown)
+        if real == "free":
+            draw_real(axes[1, 0], cells, args, shown=look.shown)
+            axes[1, 0].set_xlabel(f"real images: {axes[1, 0].get_xlabel()}".rstrip(": "))
+    if look.first_row:
         bottom.supxlabel(other_rows(study, args), fontsize=10)
     return figure
 
@@ -384,5 +401,5 @@ def draw(name, study, args, path, title):
         figure.suptitle("\n".join(textwrap.wrap(title, 78)), fontsize=13, fontweight="bold")
         (draw_losses if name == "lossbyt" else draw_sizes)(figure, study, args)
     else:
-        figure = draw_study(name, study, args, title)
+        figure = draw_study(LOOKS[name], study, args, title)
     common.save_figure(figure, path, DPI)

@@ -572,7 +572,7 @@ def test_figures_without_agreement(tmp_path):
         args = flags(tmp_path, name, "--scale", "toy")
         pretend(name, args, lambda cell, seed: 2.0)
         take_agreement(name, args)
-        figure = study_figures.draw_study(name, studies.study_of(name, args), args, "")
+        figure = study_figures.draw_study(study_figures.LOOKS[name], studies.study_of(name, args), args, "")
         words = words_of(figure)
         assert "rfd 2.0" in words or "rfd 2.0\npaper: FID 8.62" in words
         assert not any("agreement" in word or "nan" in word for word in words)
@@ -584,11 +584,11 @@ def test_rows_and_columns_have_names(tmp_path):
     """The row whose first place is free, too; and no bottleneck is not no pre-conditioning."""
     (tmp_path / "pets").mkdir()
     args = flags(tmp_path, "gate", "--scale", "toy", "--data", str(tmp_path / "pets"))
-    figure = study_figures.draw_study("gate", studies.study_of("gate", args), args, "")
+    figure = study_figures.draw_study(study_figures.LOOKS["gate"], studies.study_of("gate", args), args, "")
     assert {"network", "network − g(t) z"} <= {ax.get_ylabel() for ax in figure.axes if ax.axison}
     for name, title in (("bottleneck", "none"), ("precond", "none\nnet")):
         args = flags(tmp_path, name, "--scale", "toy")
-        figure = study_figures.draw_study(name, studies.study_of(name, args), args, "")
+        figure = study_figures.draw_study(study_figures.LOOKS[name], studies.study_of(name, args), args, "")
         assert title in {ax.get_title() for ax in figure.axes}
 
 
@@ -597,7 +597,7 @@ def test_names_do_not_overlap(name, tmp_path):
     """Of plots, columns and panels; and none is cut off."""
     args = flags(tmp_path, name, "--scale", "toy")
     pretend(name, args, lambda cell, seed: 1.0)
-    figure = study_figures.draw_study(name, studies.study_of(name, args), args, "")
+    figure = study_figures.draw_study(study_figures.LOOKS[name], studies.study_of(name, args), args, "")
     FigureCanvasAgg(figure).draw()
     names = [ax.title for ax in figure.axes] + [part._suptitle for part in figure.findobj(SubFigure) if part._suptitle]
     boxes = [name.get_window_extent() for name in names if name.get_text()]
