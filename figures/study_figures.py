@@ -106,6 +106,7 @@ def draw_pictures(figure, cells, study, args, real, shown):
         draw_real(ax, cells, args, number, shown)
     for ax, column in zip(axes[1 if real == "row" else 0], columns):
         name = FORMULA.get(column, column) if study.columns == "pre-conditioning" else column
+        name += " steps" if study.columns == "steps" and column != "real" else ""
         ax.set_title(name, color=COLOUR.get(column, INK), fontsize=10.5, fontweight="bold")
     for line, row in zip(axes, rows):
         first = next(ax for ax in line if ax.axison)  # a place may be free
