@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -96,3 +97,9 @@ def version_of(data):
     if data == "shapes":
         return version_of_shapes()
     return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]
+
+
+def density_of_t(t, mu, sigma=0.8):
+    """p(t) of logit-normal t: the normal density of logit t, times d logit t / dt = 1 / (t (1 - t))."""
+    normal = torch.exp(-(((t.logit() - mu) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+    return normal / (t * (1 - t))

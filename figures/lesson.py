@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
-from common import EPS, GREEN, GREY, INK, PALE, PINK, ROOT, SKY, Parser, V, X, exit_code, jit, save_figure
+from common import EPS, GREEN, GREY, INK, PALE, PINK, Parser, ROOT, SKY, V, X, density_of_t, exit_code, jit, save_figure
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 from PIL import Image, ImageDraw, ImageOps
@@ -371,12 +371,6 @@ def draw_architecture():
 
 
 TIMES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the pictures
-
-
-def density_of_t(t, mu, sigma=0.8):
-    """p(t) of logit-normal t: the normal density of logit t, times d logit t / dt = 1 / (t (1 - t))."""
-    normal = torch.exp(-(((t.logit() - mu) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
-    return normal / (t * (1 - t))
 
 
 def weight_of_v_loss(t):

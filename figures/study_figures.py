@@ -262,9 +262,8 @@ def draw_loss_over_t(ax, study, args):
 
 def shade_training(ax):
     """Where training draws t, of logit-normal law, as a pale hill along the axis."""
-    t, flow = np.linspace(0.005, 0.995, 199), jit.Flow()
-    logit = np.log(t / (1 - t))
-    density = np.exp(-0.5 * ((logit - flow.mu) / flow.sigma) ** 2) / (t * (1 - t))
+    t, flow = torch.linspace(0.005, 0.995, 199), jit.Flow()
+    density = common.density_of_t(t, flow.mu, flow.sigma)
     hill = ax.inset_axes([0, 0, 1, 0.35], zorder=-1)
     hill.fill_between(t, density / density.max(), color="#E4E4E4", linewidth=0)
     hill.set(xlim=(0, 1), ylim=(0, 1.02))
