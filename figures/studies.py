@@ -25,8 +25,8 @@ from common import jit
 # 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
 # tokens: without RoPE and bottleneck a small network takes thousands of steps to learn where each of 16 patches stands.
 # The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else `small` and `whole` need:
-# eps-prediction on small patches draws shapes after twice the steps of the others. losses: those of small patches and of
-# pre-conditioning; on large patches there are all three.
+# eps-prediction on small patches draws shapes after twice the steps of the others; `sizes` are trained as `python jit.py
+# train` does.
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
         network=jit.MODELS["Ti"],
@@ -35,39 +35,37 @@ SCALES = {
             small=dict(steps=3000, batch_size=16),
             small_eps=dict(steps=6000, batch_size=16),
             whole=dict(steps=3000, batch_size=16),
+            sizes=dict(steps=5000, batch_size=16, lr=4e-3, decay=0.5),
         ),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=50),
         n=300,
         reference=3000,
         large=(32, 16),
         small=(32, 4),
-        losses=("v",),
         whole=(64, 16),
         sizes=[(32, 8), (64, 16), (128, 32)],
     ),
     "gpu": dict(  # photographs, network 384 wide
         network=jit.MODELS["S"],
         recipe=dict(steps=2500, batch_size=128, lr=5e-4, decay=1.0),
-        recipes=dict(small={}, small_eps={}, whole={}),
+        recipes=dict(small={}, small_eps={}, whole={}, sizes={}),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=500),
         n=2000,
         reference=20000,
         large=(64, 16),
         small=(64, 4),
-        losses=("x", "eps", "v"),
         whole=(64, 16),
         sizes=[(64, 16), (128, 32), (256, 64)],
     ),
     "toy": dict(  # seconds, to see that everything works
         network=jit.MODELS["Ti"] | dict(depth=2, width=32, heads=2),
         recipe=dict(steps=6, batch_size=4, lr=2e-3, decay=1.0, save_every=2, log_every=1),
-        recipes=dict(small={}, small_eps=dict(steps=4), whole={}),
+        recipes=dict(small={}, small_eps=dict(steps=4), whole={}, sizes={}),
         sampling=dict(cfg=1.5, sampling_steps=2, batch_size=9),
         n=9,
         reference=30,
         large=(16, 16),
         small=(16, 4),
-        losses=("x", "eps", "v"),
         whole=(16, 4),
         sizes=[(16, 4), (32, 8)],
     ),
@@ -98,7 +96,6 @@ class Cell:
     n: int = None  # samples
     score_size: int = None  # the side that images are averaged down to before they are scored
     repeated: bool = True  # trained --seeds times, not once
-    trained: bool = True  # or only there for the paper's number
 
 
 @dataclass
@@ -137,9 +134,7 @@ def nine(scale):
             for pred, fid in zip(PREDS, paper[name][loss]):
                 network, flow = at(scale, name, **PLAIN), dict(pred=pred, loss=loss)
                 recipe = {} if name == "large" else scale["recipes"]["small_eps" if pred == "eps" else "small"]
-                settings = dict(recipe=recipe, sampling=ALWAYS, panel=panel, paper=fid)
-                settings |= dict(repeated=loss == "v" and name == "large")
-                settings |= dict(trained=name == "large" or loss in scale["losses"])
+                settings = dict(recipe=recipe, sampling=ALWAYS, panel=panel, paper=fid, repeated=loss == "v")
                 cells.append(Cell(LOSS[loss], PREDICTION[pred], network, flow, **settings))
     chosen = cells[0].panel, LOSS["v"], PREDICTION["x"]
     return Study("Nine ways to denoise (Table 2)", "prediction", cells, chosen)
@@ -186,7 +181,7 @@ def ladder(scale):
 def precond(scale):
     paper = dict(none=(10.14, 10.45, 8.62), linear=(39.50, 67.56, 46.25), edm=(28.94, 72.05, 35.49))
     cells = []
-    for loss in scale["losses"]:
+    for loss in PREDS:
         for kind, fids in paper.items():
             network, variant = at(scale, "large", **PLAIN), jit.JiT
             if kind != "none":
@@ -203,7 +198,7 @@ def resolution(scale):
     for (size, patch), fid in zip(scale["sizes"], (4.37, 4.64, 4.82)):
         network = dict(size=size, patch=patch)
         flow = dict(noise_scale=size / 64)  # as in the paper, the noise grows with the image
-        settings = dict(recipe=scale["recipes"]["whole"], sampling=LATER, paper=fid, score_size=smallest)
+        settings = dict(recipe=scale["recipes"]["sizes"], sampling=LATER, paper=fid, score_size=smallest)
         cells.append(Cell("x-prediction", f"{size} px, patch {patch}", network, flow, **settings))
     return Study("More pixels, the same number of tokens (Table 5)", "image", cells)
 
@@ -282,7 +277,7 @@ def study_of(name, args):
 
 def seeds_of(cell, args):
     """The training seeds of a cell."""
-    return range((args.seeds if cell.repeated else 1) if cell.trained else 0)
+    return range(args.seeds if cell.repeated else 1)
 
 
 def unusual(function, arguments):

@@ -293,23 +293,25 @@ def draw_losses(figure, study, args):
 
 
 def draw_sizes(figure, study, args):
-    """Three samples of each size, a pixel as large in all of them, with the borders of the patches."""
+    """Four samples of each size in a line, a pixel as large in all of them, with the borders of the patches."""
     sizes = [cell.network["size"] for cell in study.cells]
-    axes = figure.subplots(1, len(sizes), width_ratios=sizes)
+    axes = figure.subplots(len(sizes), 1, height_ratios=sizes)
     for ax, cell, size in zip(axes, study.cells, sizes):
         patch, found = cell.network["patch"], look_up(cell, args)
         if found:
             pixels = np.load(found[0][0] / f"{key_of(cell, args)}.npy")
-            draw_image(ax, np.vstack([pixels[number].transpose(1, 2, 0) for number in SHOWN[1:]]))
+            draw_image(ax, np.hstack([pixels[number].transpose(1, 2, 0) for number in SHOWN]))
+            for place in range(patch, len(SHOWN) * size, patch):
+                ax.axvline(place - 0.5, color="white", linewidth=2 if place % size == 0 else 0.5)
             for place in range(patch, size, patch):
-                ax.axvline(place - 0.5, color="white", linewidth=0.5)
-            for place in range(patch, 3 * size, patch):
-                ax.axhline(place - 0.5, color="white", linewidth=2 if place % size == 0 else 0.5)
+                ax.axhline(place - 0.5, color="white", linewidth=0.5)
+            ax.set_xlim(-0.5, len(SHOWN) * max(sizes) - 0.5)
         else:
             draw_nothing(ax)
-        ax.set_title(cell.column.replace(", ", ",\n"), fontsize=10.5, fontweight="bold")
-        ax.set_xlabel(f"{3 * patch**2} numbers\na patch\n{scores_in_words(cell, args)}", fontsize=9.5)
-        ax.set_anchor("N")
+        scores = scores_in_words(cell, args).replace("\n", ", ")
+        title = f"{cell.column}: {3 * patch**2:,} numbers a patch" + (f", {scores}" if scores else "")
+        ax.set_title(title, fontsize=10.5, fontweight="bold", loc="left")
+        ax.set_anchor("W")
 
 
 # ---- A figure ----------------------------------------------------------------------------------------------------
@@ -397,7 +399,7 @@ def draw_study(look, study, args, title):
 def draw(name, study, args, path, title):
     """The figure of a study to a file."""
     if name in ("lossbyt", "resolution"):
-        figure = Figure(figsize=(WIDTH, 6.3), layout="constrained", dpi=DPI)
+        figure = Figure(figsize=(WIDTH, 6.3 if name == "lossbyt" else 5.4), layout="constrained", dpi=DPI)
         figure.suptitle("\n".join(textwrap.wrap(title, 78)), fontsize=13, fontweight="bold")
         (draw_losses if name == "lossbyt" else draw_sizes)(figure, study, args)
     else:
