@@ -24,9 +24,9 @@ from common import jit
 # n samples are scored against `reference` real images. Image size and patch: large, small, such that a patch has 768 or
 # 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
 # tokens: without RoPE and bottleneck a small network takes thousands of steps to learn where each of 16 patches stands.
-# The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else `small` and `whole` need:
-# eps-prediction on small patches draws shapes after twice the steps of the others; `sizes` are trained as `python jit.py
-# train` does.
+# The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else the studies need:
+# eps-prediction on small patches draws shapes after twice the steps of the others; `default` is what
+# `python jit.py train` does.
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
         network=jit.MODELS["Ti"],
@@ -35,7 +35,7 @@ SCALES = {
             small=dict(steps=3000, batch_size=16),
             small_eps=dict(steps=6000, batch_size=16),
             whole=dict(steps=3000, batch_size=16),
-            sizes=dict(steps=5000, batch_size=16, lr=4e-3, decay=0.5),
+            default=dict(steps=5000, batch_size=16, lr=4e-3, decay=0.5),
         ),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=50),
         n=300,
@@ -48,7 +48,7 @@ SCALES = {
     "gpu": dict(  # photographs, network 384 wide
         network=jit.MODELS["S"],
         recipe=dict(steps=2500, batch_size=128, lr=5e-4, decay=1.0),
-        recipes=dict(small={}, small_eps={}, whole={}, sizes={}),
+        recipes=dict(small={}, small_eps={}, whole={}, default={}),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=500),
         n=2000,
         reference=20000,
@@ -60,7 +60,7 @@ SCALES = {
     "toy": dict(  # seconds, to see that everything works
         network=jit.MODELS["Ti"] | dict(depth=2, width=32, heads=2),
         recipe=dict(steps=6, batch_size=4, lr=2e-3, decay=1.0, save_every=2, log_every=1),
-        recipes=dict(small={}, small_eps=dict(steps=4), whole={}, sizes={}),
+        recipes=dict(small={}, small_eps=dict(steps=4), whole={}, default={}),
         sampling=dict(cfg=1.5, sampling_steps=2, batch_size=9),
         n=9,
         reference=30,
@@ -198,13 +198,13 @@ def resolution(scale):
     for (size, patch), fid in zip(scale["sizes"], (4.37, 4.64, 4.82)):
         network = dict(size=size, patch=patch)
         flow = dict(noise_scale=size / 64)  # as in the paper, the noise grows with the image
-        settings = dict(recipe=scale["recipes"]["sizes"], sampling=LATER, paper=fid, score_size=smallest)
+        settings = dict(recipe=scale["recipes"]["default"], sampling=LATER, paper=fid, score_size=smallest)
         cells.append(Cell("x-prediction", f"{size} px, patch {patch}", network, flow, **settings))
     return Study("More pixels, the same number of tokens (Table 5)", "image", cells)
 
 
 def solver(scale):
-    cells, recipe = [], scale["recipes"]["whole"]
+    cells, recipe = [], scale["recipes"]["default"]
     for name in ("heun", "euler"):
         for steps in (4, 8, 16, 32, 64):
             sampling = LATER | dict(solver=name, sampling_steps=steps)
@@ -219,7 +219,7 @@ def guidance(scale):
     cells = []
     for name, interval in GUIDED.items():
         for weight in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
-            settings = dict(recipe=scale["recipes"]["whole"], sampling=interval | dict(cfg=weight))
+            settings = dict(recipe=scale["recipes"]["default"], sampling=interval | dict(cfg=weight))
             cells.append(Cell(name, f"{weight:g}", at(scale, "whole"), **settings))
     return Study("Classifier-free guidance", "weight w", cells)
 
