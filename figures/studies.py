@@ -25,15 +25,15 @@ from common import jit
 # 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
 # tokens: without RoPE and bottleneck a small network takes thousands of steps to learn where each of 16 patches stands.
 # The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else the studies need:
-# eps-prediction on small patches draws shapes after twice the steps of the others; `default` is what
+# eps-prediction on small patches draws shapes after more steps than the others; `default` is what
 # `python jit.py train` does.
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
         network=jit.MODELS["Ti"],
         recipe=dict(steps=5000, batch_size=32, lr=2e-3, decay=1.0),
         recipes=dict(
-            small=dict(steps=3000, batch_size=16),
-            small_eps=dict(steps=6000, batch_size=16),
+            small=dict(steps=6000, batch_size=16),
+            small_eps=dict(steps=9000, batch_size=16),
             whole=dict(steps=3000, batch_size=16),
             default=dict(steps=5000, batch_size=16, lr=4e-3, decay=0.5),
         ),
