@@ -192,8 +192,9 @@ def draw_spectrum(ax, study, args):
     ax.plot(*zip(*points or [(0, 0)]), marker="D", color=GREEN, linewidth=1.5)  # none: patches of 12 numbers
     for place, share in points:
         text = f"{round(share, 3):.2g}%"  # rounding may leave 1e-14
-        ax.annotate(text, (place, share), (0, 7), textcoords="offset points", color=GREEN, fontsize=9, ha="center")
+        ax.annotate(text, (place, share), (3, 6), textcoords="offset points", color=GREEN, fontsize=9)
     set_columns(ax, study)
+    ax.set_xlim(right=len(columns) - 0.3)  # room for the last
     ax.set_ylim(0, 1.3 * max((share for _, share in points), default=0) or 1)
     ax.set_title("patches' variance outside r numbers", fontsize=10.5)
 
