@@ -346,15 +346,17 @@ def other_rows(study, args):
     """The rows that a figure has no room for, in a line each: from which score to which."""
     lines = []
     for row in distinct(study.cells, "row")[1:]:
-        cells = [cell for cell in study.cells if cell.row == row and scores_of(cell, args)]
-        scores = [scores_of(cell, args) for cell in cells]
-        fids = [cell.paper for cell in study.cells if cell.row == row and cell.paper]
-        if cells:
+        cells = [cell for cell in study.cells if cell.row == row]
+        known = [cell for cell in cells if scores_of(cell, args)]
+        scores = [scores_of(cell, args) for cell in known]
+        fids = [cell.paper for cell in cells if cell.paper]
+        if known:
             score = main_score(scores[0])
             means = [np.mean(values[score]) for values in scores if score in values]
-            low, high = in_words(score, [min(means)]).strip("%"), in_words(score, [max(means)])
-            ours = f"{low} to {high.removeprefix(score)[1:]} at μ = "
-            ours += ", ".join(cell.column.removeprefix("μ = ") for cell in cells)
+            low, high = in_words(score, [min(means)]), in_words(score, [max(means)])
+            ours = low if low == high else f"{low.strip('%')} to {high.removeprefix(score)[1:]}"
+            places = ", ".join(cell.column.removeprefix("μ = ") for cell in known)
+            ours += " at every μ" if known == cells else f" at μ = {places}"
             lines.append(f"{row}: {ours}" + (f" (paper: FID {min(fids):.0f} to {max(fids):.0f})" if fids else ""))
     return "\n".join(lines)
 

@@ -577,7 +577,22 @@ def test_figures_without_agreement(tmp_path):
         assert "rfd 2.0" in words or "rfd 2.0\npaper: FID 8.62" in words
         assert not any("agreement" in word or "nan" in word for word in words)
         assert sum(bool(ax.lines) for ax in figure.axes) == plots
-    assert any("v-prediction: rfd 2.0 to 2.0 at μ = 0.0, -0.4" in word for word in words)  # of shift
+    assert any("v-prediction: rfd 2.0 at every μ" in word for word in words)  # of shift
+
+
+def test_rows_in_a_line(tmp_path):
+    """eps and v of shift, from the lowest score to the highest, and where they were run."""
+    args = flags(tmp_path, "shift", "--scale", "toy")
+    study = studies.study_of("shift", args)
+    shifts = {"μ = 0.0": 2.0, "μ = -0.4": 3.0, "μ = -0.8": 4.0, "μ = -1.2": 5.0}
+    pretend("shift", args, lambda cell, seed: shifts[cell.column])
+    take_agreement("shift", args)
+    lines = study_figures.other_rows(study, args).splitlines()
+    assert lines[0] == "ε-prediction: rfd 2.0 to 5.0 at every μ (paper: FID 355 to 464)"
+    missing = next(cell for cell in study.cells if cell.row == "v-prediction" and cell.column == "μ = -1.2")
+    (studies.run_of(missing, 0, args).out / "results.json").unlink()
+    lines = study_figures.other_rows(study, args).splitlines()
+    assert lines[1] == "v-prediction: rfd 2.0 to 4.0 at μ = 0.0, -0.4, -0.8 (paper: FID 97 to 120)"
 
 
 def test_rows_and_columns_have_names(tmp_path):
