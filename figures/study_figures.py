@@ -334,7 +334,7 @@ LOOKS = dict(
     shift=Look(real="column", first_row=True),  # eps and v are noise everywhere
     bottleneck=Look((draw_agreement, draw_paper, draw_spectrum), real="column"),
     ladder=Look((draw_agreement, draw_paper), real="column"),
-    precond=Look(real="column"),
+    precond=Look(real="row"),
     guidance=Look((draw_agreement, draw_rfd)),
     solver=Look((draw_distance,)),
     gate=Look((draw_gates, draw_loss_over_t), real="free", shown=SHOWN_WIDE),
