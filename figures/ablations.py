@@ -352,7 +352,8 @@ def footnotes(name, study, args):
     seeds = f"{most} training seeds where ± stands: mean ± standard deviation" if most > 1 else "one training seed"
     commits = ", ".join(sorted({results["commit"] for results in networks.values()}))
     return [
-        f"{scale_of(args)['n']} samples a cell, {seeds}. Lower is better (agreement: higher).",
+        f"{scale_of(args)['n']} samples a cell, {seeds}; pictures: the first seed. Lower is better (agreement: higher). "
+        "rfd compares within one table only.",
         "",
         f"- Command: `python figures/ablations.py {shlex.join([name, *settings_in_words(args)])}`",
         f"- Training of the first cell: {listed}; the others differ in what the table says.",

@@ -216,9 +216,9 @@ def draw_manifold():
     eps = noise_like(x)
     clouds = [("x: on a curve", x, X), ("ε: everywhere", eps, EPS), ("v: everywhere", x - eps, V)]
     for i, (name, points, colour) in enumerate(clouds):
-        ax = panel(figure, 6.3, 2.58 - 1.24 * i, 1.9, 1.17, xlim=(-7.3, 7.3), ylim=(-3.7, 5.3), **bare)
+        ax = panel(figure, 6.3, 2.58 - 1.24 * i, 1.9, 1.17, xlim=(-7.3, 7.3), ylim=(-4.2, 4.8), **bare)
         ax.plot(*points.T, "o", color=colour, markersize=2.2, markeredgewidth=0)
-        ax.text(-6.9, 4.9, name, color=colour, fontsize=10, fontweight="bold", va="top")
+        ax.text(-6.9, 4.4, name, color=colour, fontsize=10, fontweight="bold", va="top")
     return figure
 
 
@@ -257,7 +257,7 @@ def linear(ax, left, right, before, after):
 
 def draw_ends(ax, patch, bottleneck, width):
     """What happens to a token before the blocks and after them."""
-    x = hearts(5)[1]
+    x = hearts(5, 64)[1]
     below = dict(fontsize=10, ha="center", va="top", linespacing=1.25)
     inside = dict(fontsize=10, ha="center", va="center", linespacing=1.15)
     show(ax, 0.5 * (x + noise_like(x)), 0.12, MIDDLE - 0.375, 0.75)
@@ -430,14 +430,27 @@ def draw_t_distribution():
 # ---- samples.png, denoising.png, denoising.gif, of a run ------------------------------------------------------
 
 
-def draw_strip(states, path):
-    """z above x_pred at ten times, of each image. states: (t, z, x_pred) from jit.integrate."""
-    shown = [states[i * (len(states) - 1) // 9] for i in range(10)]
-    images, captions = [], []
-    for i in range(len(shown[0][1])):
-        images += [z[i] for _, z, _ in shown] + [x_pred[i] for _, _, x_pred in shown]
-        captions += [f"{name} t = {t:.2f}" for name in ("z", "x_pred") for t, _, _ in shown]
-    jit.draw_sheet(path, jit.to_uint8(torch.stack(images)), captions)
+def draw_strip(states):
+    """z above x_pred at nine times, of each image. states: (t, z, x_pred) from ten steps of jit.integrate."""
+    chosen, left, step, side = (0, 1, 2, 3, 4, 5, 6, 8, 10), 0.5, 0.862, 0.8533  # inches; the last are 128 dots
+    n = len(states[0][1])
+    height = 1.05 + n * (2 * step + 0.1)
+    note = "On top z, on its way from noise to image; under it x_pred, the image that the network takes it for."
+    figure = new_figure(height, "The network sees the shape where the eye still sees noise", note)
+    ax, top = canvas(figure), height - 0.95
+    for column, i in enumerate(chosen):
+        middle = left + step * column + side / 2
+        ax.text(middle, top + 0.06, f"t = {states[i][0]:.1f}", ha="center", fontsize=10, color=INK)
+    for number in range(n):
+        for part, name in enumerate(("z", "x_pred"), 1):
+            top -= step
+            ax.text(0.03, top + side / 2, name, va="center", fontsize=9, color=INK)
+            for column, i in enumerate(chosen):
+                if i < 10 or name == "z":  # at t = 1 there is nothing left to predict
+                    image = states[i][part][number].cpu().expand(3, -1, -1)
+                    show(ax, image, left + step * column, top, side, "none")
+        top -= 0.1
+    return figure
 
 
 def draw_frame(t, z, x_pred):
@@ -484,9 +497,9 @@ def draw_samples(runs):
     parts = [("real: the renderings that training sees", real, 0.8)]  # label, images, their side in inches
     parts += [(label, sample(net, flow, jit.SHAPES, 30)[0], 0.8)]
     for net, flow, _, steps in default:
-        title = "A short training learns the ten shapes, a long one their edges and corners"
-        label = f"default run (python jit.py train): samples after {steps:,} steps, from the same noise"
-        parts += [(label, sample(net, flow, jit.SHAPES, 20)[0], 0.6)]
+        title = f"{steps:,} steps draw the ten shapes, {runs[0][3]:,} steps cleaner ones"
+        label = f"default run (python jit.py train): samples after {steps:,} steps, from the same noise, half as large"
+        parts += [(label, sample(net, flow, jit.SHAPES, 20)[0], 0.4)]
     height = 0.925 + sum(0.35 + len(images) // 10 * (side + 0.025) for _, images, side in parts)
     figure = new_figure(height, title, "Samples are unselected: seed 0, classes in turn; EMA 1, guidance 2.")
     ax, top = canvas(figure), height - 0.725
@@ -511,7 +524,7 @@ def draw_run(runs, folder):
         save_figure(samples, folder / "samples.png", 160)  # 0.8 inches are 128 dots, two for a pixel
     else:
         jit.draw_sheet(folder / "samples.png", *samples)
-    draw_strip(states, folder / "denoising.png")
+    save_figure(draw_strip(states), folder / "denoising.png", DPI)
     draw_animation(states, folder / "denoising.gif")
 
 

@@ -158,7 +158,7 @@ def shift(scale):
 def bottleneck(scale):
     paper = {0: 8.62, 16: 9.40, 128: 7.48}  # of its others, 8.38, 8.15, 7.89 and 7.35, we do not know which is which
     cells = []
-    for r in (0, 16, 128, 512):
+    for r in (16, 128, 512, 0):
         network = at(scale, "large", **BARE, bottleneck=r)
         cells.append(Cell("x-prediction", f"{r or 'none'}", network, sampling=ALWAYS, paper=paper.get(r)))
     return Study("A bottleneck of r numbers in the patch embedding (Figure 4)", "r", cells)
@@ -381,7 +381,8 @@ def in_words(name, values):
 
 def caption(cell, args):
     """The scores of a cell in words."""
-    return ", ".join(in_words(*score) for score in scores_of(cell, args).items()) or "not run"
+    scores = [in_words(*score) for score in scores_of(cell, args).items()]
+    return ", ".join(scores + [f"{cell.n} samples"] * bool(cell.n)) if scores else "not run"
 
 
 def distinct(cells, part):

@@ -46,13 +46,30 @@ def main_score(scores):
     return "agreement" if "agreement" in scores else next(iter(scores))
 
 
+def fid_in_words(fid):
+    """As the paper prints it, but for decimals where there are three digits before them."""
+    return f"FID {fid:.2f}" if fid < 100 else f"FID {fid:.0f}"
+
+
 def scores_in_words(cell, args):
     """Under a picture: its main score, and what the paper has."""
     scores = scores_of(cell, args)
     lines = [in_words(main_score(scores), scores[main_score(scores)])] if scores else []
     if cell.paper:
-        lines.append(f"paper: FID {cell.paper:.3g}")
+        lines.append(f"paper: {fid_in_words(cell.paper)}")
     return "\n".join(lines)
+
+
+def evaluations(cell, args):
+    """How often sampling asks the network: twice for a step of Heun, but for the last."""
+    sampling = sampling_of(cell, args)
+    return sampling["sampling_steps"] if sampling["solver"] == "euler" else 2 * sampling["sampling_steps"] - 1
+
+
+def words_below(cell, study, args):
+    """What stands under the pictures of a cell."""
+    words = scores_in_words(cell, args)
+    return words + (f"\n{evaluations(cell, args)} evaluations" if study.columns == "steps" else "")
 
 
 def draw_image(ax, image, below="", colour=None, width=2):
@@ -76,18 +93,22 @@ def draw_cell(ax, cell, study, args, shown):
     found = look_up(cell, args)
     if found:
         image = mosaic(np.load(found[0][0] / f"{key_of(cell, args)}.npy"), shown)
-        draw_image(ax, image, scores_in_words(cell, args), colour, 6 if chosen else 2)
+        draw_image(ax, image, words_below(cell, study, args), colour, 6 if chosen else 2)
     else:
-        draw_nothing(ax, scores_in_words(cell, args))
+        draw_nothing(ax, words_below(cell, study, args))
     if chosen:
         ax.xaxis.label.set(fontweight="bold")
 
 
-def draw_real(ax, cells, args, number=0, shown=SHOWN):
-    """Real images, with what the classifier makes of such."""
+def real_score(cells, args):
+    """What the classifier makes of real images, in words."""
     floors = [result["floor"] for cell in cells for _, _, result in look_up(cell, args)]
     share = [floor["agreement"] for floor in floors[:1] if "agreement" in floor]
-    below = in_words("agreement", share) if share else ""
+    return in_words("agreement", share) if share else ""
+
+
+def draw_real(ax, cells, number=0, shown=SHOWN, below=""):
+    """Real images."""
     draw_image(ax, mosaic(real_pictures(cells[0].network["size"], number), shown), below)
 
 
@@ -103,14 +124,18 @@ def draw_pictures(figure, cells, study, args, real, shown):
     for cell in cells:
         draw_cell(axes[rows.index(cell.row), columns.index(cell.column)], cell, study, args, shown)
     for number, ax in enumerate(axes[0] if real == "row" else axes[:1, 0] if real == "column" else []):
-        draw_real(ax, cells, args, number, shown)
+        draw_real(ax, cells, number, shown, real_score(cells, args) if real == "column" else "")
     for ax, column in zip(axes[1 if real == "row" else 0], columns):
         name = FORMULA.get(column, column) if study.columns == "pre-conditioning" else column
+        if study.columns in ("r", "weight w") and column not in ("real", "none"):
+            name = f"{study.columns[-1]} = {name}"
         name += " steps" if study.columns == "steps" and column != "real" else ""
         ax.set_title(name, color=COLOUR.get(column, INK), fontsize=10.5, fontweight="bold")
     for line, row in zip(axes, rows):
         first = next(ax for ax in line if ax.axison)  # a place may be free
         first.set_ylabel(row if len(rows) > 1 else "", fontsize=10.5)
+    if real == "row":
+        axes[0, 0].set_ylabel(f"real\n{real_score(cells, args)}".strip(), fontsize=10.5)
     return axes
 
 
@@ -169,13 +194,13 @@ def draw_rfd(ax, study, args):
 
 def draw_paper(ax, study, args):
     """The paper's FID at the same columns."""
-    columns = distinct(study.cells, "column")
-    points = [(columns.index(cell.column), cell.paper) for cell in study.cells if cell.paper]
-    ax.plot(*zip(*points), marker="s", color=GREY, linewidth=1.5)
-    for place, fid in points:
-        ax.annotate(f"{fid:.2f}", (place, fid), (0, 7), textcoords="offset points", color=GREY, fontsize=9, ha="center")
+    fids = [cell.paper or np.nan for cell in study.cells]
+    ax.plot(fids, marker="s", color=GREY, linewidth=1.5)  # with a gap where it is not known
+    for place, fid in enumerate(fids):
+        text = f"{fid:.2f}" if fid == fid else ""
+        ax.annotate(text, (place, fid), (0, 7), textcoords="offset points", color=GREY, fontsize=9, ha="center")
     set_columns(ax, study)
-    ax.set_ylim(0, 1.2 * max(fid for _, fid in points))
+    ax.set_ylim(0, 1.2 * np.nanmax(fids))
     ax.set_title("the paper: FID-50K, lower is better", fontsize=10.5)
 
 
@@ -194,9 +219,8 @@ def draw_spectrum(ax, study, args):
         text = f"{round(share, 3):.2g}%"  # rounding may leave 1e-14
         ax.annotate(text, (place, share), (3, 6), textcoords="offset points", color=GREEN, fontsize=9)
     set_columns(ax, study)
-    ax.set_xlim(right=len(columns) - 0.3)  # room for the last
     ax.set_ylim(0, 1.3 * max((share for _, share in points), default=0) or 1)
-    ax.set_title("patches' variance outside r numbers", fontsize=10.5)
+    ax.set_title("variance of patches outside\nthe best r numbers (%)", fontsize=10.5)
 
 
 def draw_distance(ax, study, args):
@@ -207,10 +231,9 @@ def draw_distance(ax, study, args):
         points = []
         for cell in study.cells if solution else []:
             for out, _, _ in look_up(cell, args)[:1] if cell.row == row and cell is not finest else []:
-                steps = sampling_of(cell, args)["sampling_steps"]
                 pixels = np.load(out / f"{key_of(cell, args)}.npy")[: len(solution[0])]
                 error = pixels / 127.5 - solution[0][: len(pixels)] / 127.5
-                points.append((steps if row == "euler" else 2 * steps - 1, np.sqrt(np.square(error).mean())))
+                points.append((evaluations(cell, args), np.sqrt(np.square(error).mean())))
         if points:
             ax.plot(*zip(*points), marker=marker, color=colour, linewidth=1.5, label=row)
             ax.annotate(row, points[-1], (8, -3), textcoords="offset points", color=colour, fontsize=10)
@@ -310,8 +333,9 @@ def draw_sizes(figure, study, args):
         else:
             draw_nothing(ax)
         scores = scores_in_words(cell, args).replace("\n", ", ")
-        title = f"{cell.column}: {3 * patch**2:,} numbers a patch" + (f", {scores}" if scores else "")
-        ax.set_title(title, fontsize=10.5, fontweight="bold", loc="left")
+        scores = scores.replace("paper:", f"paper's {256 * size // min(sizes)} px:")
+        title = f"{cell.column}: {3 * patch**2:,} numbers a patch (white lines)"
+        ax.set_title(f"{title}, {scores}".strip(", "), fontsize=10.5, fontweight="bold", loc="left")
         ax.set_anchor("W")
 
 
@@ -378,7 +402,7 @@ def draw_study(look, study, args, title):
     columns = sum(len(distinct(cells, "column")) + (real == "column") for cells in panels)
     rows = len(distinct(panels[0], "row")) + (real == "row")
     side = min(1.75, (WIDTH - 0.6) / columns)  # of the pictures of a cell, in inches
-    below = 0.42 if any(cell.paper for cell in study.cells) else 0.3  # for the words under them
+    below = 0.3 + 0.12 * max(words_below(cell, study, args).count("\n") for cell in study.cells)
     pictures = rows * (side + below) + 0.3 + 0.3 * bool(panels[0][0].panel) + 0.4 * (look.first_row or real == "free")
     width = WIDTH if plots else 0.7 + side * columns
     lines = textwrap.wrap(title, int(8.4 * width))
@@ -392,8 +416,8 @@ def draw_study(look, study, args, title):
     for part, cells in zip(np.ravel(bottom.subfigures(1, len(panels))), panels):
         axes = draw_pictures(part, cells, study, args, real, look.shown)
         if real == "free":
-            draw_real(axes[1, 0], cells, args, shown=look.shown)
-            axes[1, 0].set_xlabel(f"real images: {axes[1, 0].get_xlabel()}".rstrip(": "))
+            below = f"real images: {real_score(cells, args)}".rstrip(": ")
+            draw_real(axes[1, 0], cells, shown=look.shown, below=below)
     if look.first_row:
         bottom.supxlabel(other_rows(study, args), fontsize=10)
     return figure

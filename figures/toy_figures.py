@@ -168,7 +168,7 @@ def draw_why(stored):
     axes[5].axis("off")
     axes[5].legend(handles=legend_lines(), loc="upper left", fontsize=11, frameon=False)
     axes[5].text(0.03, 0.56, NOTE, fontsize=10.5, va="top", transform=axes[5].transAxes)
-    title = "In 512 dimensions a network must predict x, or be able to turn into x-prediction"
+    title = "In 512 dimensions x-prediction works; ε and v need a learned path for z"
     figure.suptitle(title, fontsize=13)
     return figure
 

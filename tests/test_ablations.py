@@ -626,7 +626,7 @@ def test_sizes_that_were_not_run(tmp_path):
     figure = study_figures.Figure()
     study_figures.draw_sizes(figure, studies.study_of("resolution", args), args)
     words = words_of(figure)
-    assert words.count("not run here") == 2 and "32 px, patch 8: 192 numbers a patch, paper: FID 4.64" in words
+    assert words.count("not run here") == 2 and "32 px, patch 8: 192 numbers a patch (white lines), paper's 512 px: FID 4.64" in words
 
 
 def test_spectrum_of_flat_patches(tmp_path):

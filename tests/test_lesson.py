@@ -174,10 +174,10 @@ def test_x_lies_on_the_curve_and_v_does_not(figures):
 def test_samples_say_what_they_are(samples):
     """Each part has a label, which names the steps of its run; the default run's images are the smaller ones."""
     long = "long run: samples after 42,000 steps"
-    default = "default run (python jit.py train): samples after 4,200 steps, from the same noise"
+    default = "default run (python jit.py train): samples after 4,200 steps, from the same noise, half as large"
     for name, labels, images in (
         ("one", ["samples after 4,200 steps"], {0.8: 40}),
-        ("two", [long, default], {0.8: 40, 0.6: 20}),
+        ("two", [long, default], {0.8: 40, 0.4: 20}),
     ):
         words = [text.get_text() for text in texts(samples[name])]
         assert [word for word in words if "samples after" in word] == labels
@@ -252,6 +252,22 @@ def test_broken_checkpoint_overwrites_nothing(tmp_path):
     (tmp_path / "checkpoint-last.pth").write_bytes(b"no checkpoint")
     assert lesson.main([str(tmp_path), "--out", str(tmp_path)]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-last.pth"]
+
+
+def test_strip_has_z_above_what_the_network_takes_it_for():
+    """At nine times, of each image; at t = 1 there is nothing left to predict."""
+    states = [(i / 10, torch.full((2, 1, 4, 4), i / 10), torch.full((2, 1, 4, 4), -i / 10)) for i in range(11)]
+    figure = lesson.draw_strip(states)
+    times = [text.get_text() for text in texts(figure) if text.get_text().startswith("t = ")]
+    assert times == [f"t = {t}" for t in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)]
+    rows = {}
+    for image in figure.axes[0].images:
+        left, _, bottom, _ = image.get_extent()
+        rows.setdefault(round(bottom, 3), []).append((left, image.get_array().mean()))
+    shown = [[2 * value - 1 for _, value in sorted(rows[bottom])] for bottom in sorted(rows, reverse=True)]
+    z = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+    for row, expected in zip(shown, [z, [-t for t in z[:-1]]] * 2, strict=True):
+        assert row == pytest.approx(expected, abs=1e-6)
 
 
 def test_way_from_noise_is_that_of_the_longer_run(tmp_path, monkeypatch):
