@@ -283,13 +283,6 @@ def test_inception_score_is_that_of_torch_fidelity():
     assert jit.inception_score(logits) == pytest.approx((3.7026341717588513, 0.20324888182541478), rel=1e-10)
 
 
-def gaussian_features():
-    rng = np.random.RandomState(3)
-    rng.standard_normal((237, 50))  # the recorded numbers came after the logits above, from one generator
-    a = torch.tensor(rng.standard_normal((120, 16)))
-    return a, torch.tensor(rng.standard_normal((90, 16)) * 1.2 + 0.3)
-
-
 # ---- The command ---------------------------------------------------------------------------------
 
 
