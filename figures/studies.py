@@ -27,6 +27,7 @@ from common import jit
 # The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else the studies need:
 # eps-prediction on small patches draws shapes after more steps than the others; `default` is what
 # `python jit.py train` does.
+USUAL = {name: parameter.default for name, parameter in inspect.signature(jit.train).parameters.items()}
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
         network=jit.MODELS["Ti"],
@@ -35,7 +36,7 @@ SCALES = {
             small=dict(steps=6000, batch_size=16),
             small_eps=dict(steps=9000, batch_size=16),
             whole=dict(steps=3000, batch_size=16),
-            default=dict(steps=5000, batch_size=16, lr=4e-3, decay=0.5),
+            default={name: USUAL[name] for name in ("steps", "batch_size", "lr", "decay")},
         ),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=50),
         n=300,
