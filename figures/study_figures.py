@@ -77,7 +77,7 @@ def draw_image(ax, image, below="", colour=None, width=2):
     ax.axis("on")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=colour is not None, color=colour, linewidth=width)
-    ax.set_xlabel(below, fontsize=9.5)
+    ax.set_xlabel(below, fontsize=9)
 
 
 def draw_nothing(ax, below=""):
@@ -135,7 +135,7 @@ def draw_pictures(figure, cells, study, args, real, shown):
         first = next(ax for ax in line if ax.axison)  # a place may be free
         first.set_ylabel(row if len(rows) > 1 else "", fontsize=10.5)
     if real == "row":
-        axes[0, 0].set_ylabel(f"real\n{real_score(cells, args)}".strip(), fontsize=10.5)
+        axes[0, 0].set_ylabel(f"real: {real_score(cells, args)}".rstrip(": "), fontsize=9.5)
     return axes
 
 
