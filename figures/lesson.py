@@ -496,9 +496,9 @@ def draw_samples(runs):
     label = "long run: " * len(default) + f"samples after {steps:,} steps"
     parts = [("real: the renderings that training sees", real, 0.8)]  # label, images, their side in inches
     parts += [(label, sample(net, flow, jit.SHAPES, 30)[0], 0.8)]
-    for net, flow, _, steps in default:
-        title = f"{steps:,} steps draw the ten shapes, {runs[0][3]:,} steps cleaner ones"
-        label = f"default run (python jit.py train): samples after {steps:,} steps, from the same noise, half as large"
+    for net, flow, _, fewer in default:
+        title = f"{fewer:,} steps draw the ten shapes, {steps:,} steps cleaner ones"
+        label = f"default run (python jit.py train): samples after {fewer:,} steps, from the same noise, half as large"
         parts += [(label, sample(net, flow, jit.SHAPES, 20)[0], 0.4)]
     height = 0.925 + sum(0.35 + len(images) // 10 * (side + 0.025) for _, images, side in parts)
     figure = new_figure(height, title, "Samples are unselected: seed 0, classes in turn; EMA 1, guidance 2.")

@@ -51,12 +51,12 @@ def fid_in_words(fid):
     return f"FID {fid:.2f}" if fid < 100 else f"FID {fid:.0f}"
 
 
-def scores_in_words(cell, args):
+def scores_in_words(cell, args, paper="paper"):
     """Under a picture: its main score, and what the paper has."""
     scores = scores_of(cell, args)
     lines = [in_words(main_score(scores), scores[main_score(scores)])] if scores else []
     if cell.paper:
-        lines.append(f"paper: {fid_in_words(cell.paper)}")
+        lines.append(f"{paper}: {fid_in_words(cell.paper)}")
     return "\n".join(lines)
 
 
@@ -86,14 +86,19 @@ def draw_nothing(ax, below=""):
     ax.text(0, 0, "not run here", color=GREY, fontsize=9.5, ha="center", va="center")
 
 
+def pixels_of(cell, args):
+    """The pictures of a cell, of the first seed: uint8 (n, 3, S, S), or None."""
+    found = look_up(cell, args)
+    return np.load(found[0][0] / f"{key_of(cell, args)}.npy") if found else None
+
+
 def draw_cell(ax, cell, study, args, shown):
-    """The pictures of a cell, of the first seed, with its scores under them; the paper's own choice framed."""
+    """The pictures of a cell with its scores under them; the paper's own choice framed."""
     colour = COLOUR.get(cell.column)
     chosen = (cell.panel, cell.row, cell.column) == study.chosen
-    found = look_up(cell, args)
-    if found:
-        image = mosaic(np.load(found[0][0] / f"{key_of(cell, args)}.npy"), shown)
-        draw_image(ax, image, words_below(cell, study, args), colour, 6 if chosen else 2)
+    pixels = pixels_of(cell, args)
+    if pixels is not None:
+        draw_image(ax, mosaic(pixels, shown), words_below(cell, study, args), colour, 6 if chosen else 2)
     else:
         draw_nothing(ax, words_below(cell, study, args))
     if chosen:
@@ -226,13 +231,14 @@ def draw_spectrum(ax, study, args):
 def draw_distance(ax, study, args):
     """Root mean square distance to the finest solution from the same noise, against evaluations of the network."""
     finest = max(study.cells, key=lambda cell: sampling_of(cell, args)["sampling_steps"])
-    solution = [np.load(out / f"{key_of(finest, args)}.npy") for out, _, _ in look_up(finest, args)[:1]]
+    solution = pixels_of(finest, args)
     for row, marker, colour in zip(distinct(study.cells, "row"), "os", (INK, GREEN)):
         points = []
-        for cell in study.cells if solution else []:
-            for out, _, _ in look_up(cell, args)[:1] if cell.row == row and cell is not finest else []:
-                pixels = np.load(out / f"{key_of(cell, args)}.npy")[: len(solution[0])]
-                error = pixels / 127.5 - solution[0][: len(pixels)] / 127.5
+        for cell in study.cells if solution is not None else []:
+            pixels = pixels_of(cell, args) if cell.row == row and cell is not finest else None
+            if pixels is not None:
+                n = min(len(pixels), len(solution))
+                error = pixels[:n] / 127.5 - solution[:n] / 127.5
                 points.append((evaluations(cell, args), np.sqrt(np.square(error).mean())))
         if points:
             ax.plot(*zip(*points), marker=marker, color=colour, linewidth=1.5, label=row)
@@ -321,9 +327,8 @@ def draw_sizes(figure, study, args):
     sizes = [cell.network["size"] for cell in study.cells]
     axes = figure.subplots(len(sizes), 1, height_ratios=sizes)
     for ax, cell, size in zip(axes, study.cells, sizes):
-        patch, found = cell.network["patch"], look_up(cell, args)
-        if found:
-            pixels = np.load(found[0][0] / f"{key_of(cell, args)}.npy")
+        patch, pixels = cell.network["patch"], pixels_of(cell, args)
+        if pixels is not None:
             draw_image(ax, np.hstack([pixels[number].transpose(1, 2, 0) for number in SHOWN]))
             for place in range(patch, len(SHOWN) * size, patch):
                 ax.axvline(place - 0.5, color="white", linewidth=2 if place % size == 0 else 0.5)
@@ -332,8 +337,7 @@ def draw_sizes(figure, study, args):
             ax.set_xlim(-0.5, len(SHOWN) * max(sizes) - 0.5)
         else:
             draw_nothing(ax)
-        scores = scores_in_words(cell, args).replace("\n", ", ")
-        scores = scores.replace("paper:", f"paper's {256 * size // min(sizes)} px:")
+        scores = scores_in_words(cell, args, f"paper's {256 * size // min(sizes)} px").replace("\n", ", ")
         title = f"{cell.column}: {3 * patch**2:,} numbers a patch (white lines)"
         ax.set_title(f"{title}, {scores}".strip(", "), fontsize=10.5, fontweight="bold", loc="left")
         ax.set_anchor("W")
