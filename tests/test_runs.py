@@ -853,10 +853,10 @@ def test_budget_of_lines(name, lines, size):
 
 
 def test_rate_rises_and_falls(capsys):
-    """--warmup steps up, then level, then down to nearly 0 in the last share --decay of the run; 0: level to the end."""
-    assert train("--out", "r", "--steps", 10, "--warmup", 2, "--decay", 0.5, "--lr", 1e-3, "--log-every", 1) == 0
+    """--warmup steps up, then level, then down to nearly 0 in the last share --cooldown of the run; 0: level to the end."""
+    assert train("--out", "r", "--steps", 10, "--warmup", 2, "--cooldown", 0.5, "--lr", 1e-3, "--log-every", 1) == 0
     rates = [line["lr"] for line in read_log("r")]
     assert rates == pytest.approx([0.5e-3, *[1e-3] * 5, 0.8e-3, 0.6e-3, 0.4e-3, 0.2e-3])
-    assert train("--out", "s", "--steps", 4, "--warmup", 0, "--decay", 0, "--lr", 1e-3, "--log-every", 1) == 0
+    assert train("--out", "s", "--steps", 4, "--warmup", 0, "--cooldown", 0, "--lr", 1e-3, "--log-every", 1) == 0
     assert [line["lr"] for line in read_log("s")] == pytest.approx([1e-3] * 4)
-    assert train("--decay", 1.5) == 2 and "--decay" in capsys.readouterr().err
+    assert train("--cooldown", 1.5) == 2 and "--cooldown" in capsys.readouterr().err
