@@ -496,8 +496,12 @@ def check(condition, sentence):
 
 def processes():
     """(rank of this process, number of processes): those of torchrun, else (0, 1)."""
-    world = int(os.environ.get("WORLD_SIZE") or 1)
-    return (int(os.environ.get("RANK") or 0) if world > 1 else 0), world
+    world = os.environ.get("WORLD_SIZE") or "1"
+    if world == "1":
+        return 0, 1
+    complete = world.isdecimal() and "MASTER_ADDR" in os.environ
+    check(complete, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
+    return int(os.environ["RANK"]), int(world)
 
 
 # ---- 5. Built-in data: ten shapes, drawn as they are needed ----
@@ -937,7 +941,7 @@ def check_writable(folder):
     """Stop where a folder cannot be made or written to: to be known before the work."""
     folder = folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
     check(writable, f"{folder} cannot be written to.")
 
 
@@ -1358,11 +1362,6 @@ def fill_in(args):
     check(name in MODELS and patch.isdecimal() and int(patch) > 0,
           f"--model {args.model}: {', '.join(MODELS)}, as in B/16.")
     network = MODELS[name] | dict(patch=int(patch)) | flags_of(JiT, args)
-    fits = args.size % network["patch"] == 0 == network["width"] % (4 * network["heads"])
-    check(fits, f"--size must be a multiple of the patch, {network['patch']}, and --width, "
-                f"{network['width']}, of 4 * --heads, {4 * network['heads']}.")
-    starts = network["context_start"] < network["depth"] or not network["context_tokens"]
-    check(starts, f"--context-start {network['context_start']} must be below --depth.")
     recipe = default_recipe(name, args.batch_size)
     args.lr = recipe["lr"] if args.lr is None else args.lr
     args.cooldown = recipe["cooldown"] if args.cooldown is None else args.cooldown
@@ -1385,11 +1384,13 @@ def run_train(args):
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))  # torchrun's
     if processes()[1] > 1:
-        check("MASTER_ADDR" in os.environ, "WORLD_SIZE is set: start with torchrun, or unset it.")
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     data = open_data(args.data, (3, args.size, args.size))
     torch.manual_seed(args.seed)
-    net = JiT(**network, classes=len(data.names)).to(device)
+    try:
+        net = JiT(**network, classes=len(data.names)).to(device)
+    except ValueError as error:  # sizes that do not fit
+        raise Stop(str(error)) from error
     try:
         settings = flags_of(train, args) | dict(data=data, data_name=args.data)
         train(net, Flow(**flags_of(Flow, args)), **settings)
@@ -1472,12 +1473,13 @@ def run_eval(args):
     device, reference = choose_device(args.device), args.reference
     if args.run.is_dir() and not (args.run / CHECKPOINT).exists():
         check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
+        check(reference, "give --reference, a folder or a file of statistics.")
         shape = (3, args.size, args.size)
         n, batches = read_images(f"{args.run}/", shape, args, device)
     else:
         net, config, _, batches = open_run(args)
         n, shape, reference = args.n, net.shape, reference or config["data"]
-    check(reference, "give --reference, a folder or a file of statistics.")
+    check(reference, f"{args.run} does not say what it was trained on: give --reference.")
     if args.stats:
         check(args.stats.suffix == ".npz", f"--stats {args.stats}: its name must end in .npz.")
         check(not args.stats.is_dir(), f"--stats {args.stats} is a folder.")
