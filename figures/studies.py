@@ -1,395 +1,256 @@
-"""What figures/ablations.py trains: the studies as lists of cells; and where the results of a cell lie.
+"""The studies: what is trained, where it stands in its picture, and the finding. Data only.
 
-A cell is a network to train, how to sample it, and its place in table and figure. Cells that chose the same network
-share it, across studies too. Settings: Tables 2, 3, 10 and Figure 4 are, as in the paper, without RoPE, qk-norm,
-in-context tokens, guidance interval and (but for Figure 4) bottleneck. The paper sweeps guidance and EMA for each
-entry; here both stay.
+figures/run.py trains what is listed here and keeps figures/NAME.json and NAME.npz, figures/draw.py
+draws from these two. Nothing here is imported from jit.py: a cell holds the arguments of jit.JiT
+(or a class of variants.py), jit.Flow, jit.train and jit.sample_images as plain values, and its
+place as coordinates, `at`. What a coordinate is called in a picture stands in draw.py.
+
+The networks of Tables 2, 3, 10 and Figure 4 are, as in the paper, without RoPE, qk-norm, in-context
+tokens, guidance interval and (but for Figure 4) bottleneck. The paper sweeps guidance and the
+average of the weights for each entry; here both stay.
+
+To add a study: a generator of Cells under @study, and a row in figures/README.md. Cells that need
+the same network share it, across studies too.
 """
 
-import dataclasses
 import hashlib
-import inspect
 import json
-import math
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import product
 
-import common
-import numpy as np
-import variants
-from common import jit
-
-# ---- The studies -------------------------------------------------------------------------------------------------
-
-# n samples are scored against `reference` real images. Image size and patch: large, small, such that a patch has 768 or
-# 48 numbers; whole, for the studies of the whole network; sizes, the same number of tokens. On a CPU `large` is of four
-# tokens: without RoPE and bottleneck a small network takes thousands of steps to learn where each of 16 patches stands.
-# The recipe is that of jit.train, sampling that of jit.sample_images; recipes says what else the studies need:
-# eps-prediction on small patches draws shapes after more steps than the others; `default` is what
-# `python jit.py train` does.
-USUAL = {name: parameter.default for name, parameter in inspect.signature(jit.train).parameters.items()}
-SCALES = {
-    "cpu": dict(  # the built-in shapes, network 128 wide
-        network=jit.MODELS["Ti"],
-        recipe=dict(steps=5000, batch_size=32, lr=2e-3, cooldown=1.0),
-        recipes=dict(
-            small=dict(steps=6000, batch_size=16),
-            small_eps=dict(steps=9000, batch_size=16),
-            whole=dict(steps=3000, batch_size=16),
-            default={name: USUAL[name] for name in ("steps", "batch_size", "lr", "cooldown")},
-        ),
-        sampling=dict(cfg=2.0, sampling_steps=25, batch_size=50),
-        n=300,
-        reference=3000,
-        large=(32, 16),
-        small=(32, 4),
-        whole=(64, 16),
-        sizes=[(32, 8), (64, 16), (128, 32)],
-    ),
-    "gpu": dict(  # photographs, network 384 wide
-        network=jit.MODELS["S"],
-        recipe=dict(steps=2500, batch_size=128, lr=5e-4, cooldown=1.0),
-        recipes=dict(small={}, small_eps={}, whole={}, default={}),
-        sampling=dict(cfg=2.0, sampling_steps=25, batch_size=500),
-        n=2000,
-        reference=20000,
-        large=(64, 16),
-        small=(64, 4),
-        whole=(64, 16),
-        sizes=[(64, 16), (128, 32), (256, 64)],
-    ),
-    "toy": dict(  # seconds, to see that everything works
-        network=jit.MODELS["Ti"] | dict(depth=2, width=32, heads=2),
-        recipe=dict(steps=6, batch_size=4, lr=2e-3, cooldown=1.0, save_every=2, log_every=1),
-        recipes=dict(small={}, small_eps=dict(steps=4), whole={}, default={}),
-        sampling=dict(cfg=1.5, sampling_steps=2, batch_size=9),
-        n=9,
-        reference=30,
-        large=(16, 16),
-        small=(16, 4),
-        whole=(16, 4),
-        sizes=[(16, 4), (32, 8)],
-    ),
-}
-BARE = dict(rope=False, qk_norm=False, context_tokens=0)  # the network of Tables 2, 3, 10 and Figure 4, with ...
+PREDS = ("x", "eps", "v")
+TI = dict(depth=4, width=128, heads=4, bottleneck=32, context_tokens=4, context_start=1,
+          dropout=0.0, rope=True, qk_norm=True, channels=3)  # fmt: skip
+BARE = TI | dict(rope=False, qk_norm=False, context_tokens=0)
 PLAIN = BARE | dict(bottleneck=0)
+SIZE, PATCHES = 32, (16, 4)  # of Table 2: four tokens of 768 numbers, or 64 of 48
+FLOW = dict(pred="x", loss="v", mu=-0.8, sigma=0.8, noise_scale=1.0, label_drop=0.1, t_clip=0.05)
+TRAIN = dict(steps=5000, batch_size=32, lr=2e-3, warmup=100, cooldown=1.0)
+SMALL_STEPS = dict(x=6000, eps=9000, v=6000)  # on small patches, of 16 images each
+DEFAULT = dict(steps=5000, batch_size=16, lr=4e-3, cooldown=0.5)  # of `python jit.py train`
+SAMPLE = dict(solver="heun", cfg=2.0, sampling_steps=25, batch_size=50, interval=(0.0, 1.0))
+LATER = dict(interval=(0.1, 1.0))
 TIMES = [(i + 0.5) / 20 for i in range(20)]  # where the loss over t, and the gate, are measured
-GUIDED = {"guidance at all t": dict(interval=(0.0, 1.0)), "for t > 0.1": dict(interval=(0.1, 1.0))}
-ALWAYS, LATER = GUIDED.values()
-PREDICTION = dict(x="x-prediction", eps="ε-prediction", v="v-prediction")
-LOSS = dict(x="x-loss", eps="ε-loss", v="v-loss")
-PREDS = tuple(PREDICTION)
+SHOWN = (1, 4, 9, 5, 7, 2)  # of the samples: ring, star, gear, heart, moon, triangle
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cell:
-    """A network, how to sample it, and its place. What is not given here is as the scale has it, or jit.py."""
+    """A network, how to train and sample it, and its coordinates, as dict(pred="x", loss="v").
 
-    row: str
-    column: str
-    network: dict  # arguments of its class, with size and patch
-    flow: dict = field(default_factory=dict)  # arguments of jit.Flow
-    recipe: dict = field(default_factory=dict)  # arguments of jit.train
-    sampling: dict = field(default_factory=dict)  # arguments of jit.sample_images
-    variant: type = jit.JiT  # or a class of variants.py
-    panel: str = ""
-    paper: float = None  # its FID-50K
-    n: int = None  # samples
-    score_size: int = None  # the side that images are averaged down to before they are scored
-    repeated: bool = True  # trained --seeds times, not once
+    What is not given is as in FLOW, TRAIN and SAMPLE. variant: JiT, or a class of variants.py;
+    paper: its FID-50K; n: samples that are measured; score_size: the side they are averaged down
+    to before; repeat: train once for each of --seeds, else for seed 0 alone.
+    """
+
+    at: dict
+    net: dict
+    flow: dict = field(default_factory=dict)
+    train: dict = field(default_factory=dict)
+    sample: dict = field(default_factory=dict)
+    variant: str = "JiT"
+    paper: float = None
+    n: int = 300
+    score_size: int = None
+    repeat: bool = True
 
 
-@dataclass
+@dataclass(frozen=True)
 class Study:
-    """Cells in rows and columns."""
+    """Cells, and the coordinates that run down, across, and from panel to panel of the picture.
+
+    finding: the title, once there are numbers that bear it; cells: a function that yields them;
+    framed: the paper's own choice; real: where real images stand, "row", "column" or "free".
+    """
 
     title: str
-    columns: str  # what they are
-    cells: list
-    chosen: tuple = ()  # panel, row and column of the paper's own choice
+    cells: object
+    row: str
+    column: str
+    finding: str = ""
+    panel: str = ""
+    framed: dict = None
+    real: str = ""
+    data: str = "shapes"
 
 
-def at(scale, name, **network):
-    """Network arguments at one of the scale's sizes and patches: large, small or whole."""
-    size, patch = scale[name]
-    return dict(size=size, patch=patch) | network
+STUDIES = {}
 
 
-def predictions(scale):
-    """The v-loss row of nine, its panels as rows."""
-    cells = [cell for cell in nine(scale).cells if cell.row == "v-loss"]
-    cells = [dataclasses.replace(cell, row=cell.panel.partition(",")[0], panel="") for cell in cells]
-    return Study("Three predictions on patches of few and of many numbers (Table 2, v-loss)", "prediction", cells)
+def study(title, finding="", **look):
+    """Registers a function that yields cells as the study of its name."""
+
+    def register(cells):
+        STUDIES[cells.__name__] = Study(title, cells, finding=finding, **look)
+        return cells
+
+    return register
 
 
-def nine(scale):
-    paper = dict(
-        large=dict(x=(10.14, 379.21, 107.55), eps=(10.45, 394.58, 126.88), v=(8.62, 372.38, 96.53)),
-        small=dict(x=(5.76, 6.20, 6.12), eps=(3.56, 4.02, 3.76), v=(3.55, 3.63, 3.46)),
-    )
-    width = scale["network"]["width"]
-    cells = []
-    for name, letter in dict(large="a", small="b").items():
-        panel = f"({letter}) patches of {3 * scale[name][1] ** 2} numbers, network {width} wide"
-        for loss in PREDS:
-            for pred, fid in zip(PREDS, paper[name][loss]):
-                network, flow = at(scale, name, **PLAIN), dict(pred=pred, loss=loss)
-                recipe = {} if name == "large" else scale["recipes"]["small_eps" if pred == "eps" else "small"]
-                settings = dict(recipe=recipe, sampling=ALWAYS, panel=panel, paper=fid, repeated=loss == "v")
-                cells.append(Cell(LOSS[loss], PREDICTION[pred], network, flow, **settings))
-    chosen = cells[0].panel, LOSS["v"], PREDICTION["x"]
-    return Study("Nine ways to denoise (Table 2)", "prediction", cells, chosen)
+def settings(cell):
+    """All that was chosen for the network of a cell, and for its samples, as two plain dicts."""
+    network = dict(variant=cell.variant, net=cell.net, flow=FLOW | cell.flow)
+    network |= dict(train=TRAIN | cell.train)
+    samples = SAMPLE | cell.sample | dict(n=cell.n, score_size=cell.score_size)
+    return network, samples
 
 
-def shift(scale):
-    paper = {
-        0.0: (14.44, 464.25, 120.03),
-        -0.4: (9.79, 372.91, 109.93),
-        -0.8: (8.62, 372.36, 96.53),
-        -1.2: (8.99, 355.25, 106.85),
-    }
-    cells = []
-    for i, pred in enumerate(PREDS):
-        for mu, fids in paper.items():
-            network, flow = at(scale, "large", **PLAIN), dict(pred=pred, mu=mu)
-            cells.append(Cell(PREDICTION[pred], f"μ = {mu}", network, flow, sampling=ALWAYS, paper=fids[i]))
-    return Study("Which noise levels to train at: logit t ~ N(μ, 0.8²) (Table 3)", "mean of logit t", cells)
+def digest(*parts):
+    """Ten letters that change with any of some plain values."""
+    text = json.dumps(parts, sort_keys=True)  # a tuple is written as a list
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def bottleneck(scale):
-    paper = {0: 8.62, 16: 9.40, 128: 7.48}  # of its others, 8.38, 8.15, 7.89 and 7.35, we do not know which is which
-    cells = []
-    for r in (16, 128, 512, 0):
-        network = at(scale, "large", **BARE, bottleneck=r)
-        cells.append(Cell("x-prediction", f"{r or 'none'}", network, sampling=ALWAYS, paper=paper.get(r)))
-    return Study("A bottleneck of r numbers in the patch embedding (Figure 4)", "r", cells)
+# ---- The first picture: width of the network / numbers of a patch ----
+
+RATIO = dict(size=32, patch=8)  # 16 tokens of 192 numbers
 
 
-def ladder(scale):
-    rungs = {
-        "LayerNorm, GELU": (variants.LayerNormGelu, BARE, 7.89),
-        "RMSNorm, SwiGLU": (jit.JiT, BARE, 7.48),
-        "+ RoPE, qk-norm": (jit.JiT, dict(context_tokens=0), 6.69),
-        "+ in-context tokens": (jit.JiT, {}, 5.49),
-    }
-    cells = []
-    for rung, (variant, network, fid) in rungs.items():
-        settings = dict(recipe=scale["recipes"]["whole"], sampling=ALWAYS, variant=variant, paper=fid)
-        cells.append(Cell("x-prediction", rung, at(scale, "whole", **network), **settings))
-    return Study("The network, step by step (Table 4)", "network", cells)
+def ratio_cell(at, width, patch=8, pred="x", **more):
+    """A plain network of some width, head dimension about 32, at a rate that suits the width."""
+    heads = max(1, round(width / 32))
+    net = PLAIN | RATIO | dict(patch=patch, width=width, heads=heads) | more.pop("net", {})
+    train = dict(steps=4000, batch_size=16, lr=2e-3 * 128 / width)
+    return Cell(at, net, dict(pred=pred), train, **more)
 
 
-def precond(scale):
-    paper = dict(none=(10.14, 10.45, 8.62), linear=(39.50, 67.56, 46.25), edm=(28.94, 72.05, 35.49))
-    cells = []
-    for loss in PREDS:
-        for kind, fids in paper.items():
-            network, variant = at(scale, "large", **PLAIN), jit.JiT
-            if kind != "none":
-                network, variant = network | dict(kind=kind), variants.Preconditioned
-            fid = fids[PREDS.index(loss)]
-            settings = dict(sampling=ALWAYS, variant=variant, paper=fid, repeated=loss == "v")
-            cells.append(Cell(LOSS[loss], kind, network, dict(loss=loss), **settings))
-    return Study("Pre-conditioned x-prediction, x = c_skip z + c_out net (Table 10)", "pre-conditioning", cells)
+@study("Three predictions, and the width of the network as a share of the numbers of a patch",
+       row="ratio", column="pred", real="row")  # fmt: skip
+def ratio():
+    """Beside a ratio below 1 the last layer, Linear(width, numbers), cannot put out noise."""
+    sizes = [(48, 8), (96, 8), (144, 8), (192, 8), (288, 8), (384, 8), (192, 4)]
+    for (width, patch), pred in product(sizes, PREDS):
+        share = width / (3 * patch**2)
+        repeat = share in (0.25, 1, 4)
+        yield ratio_cell(dict(ratio=share, pred=pred), width, patch, pred, repeat=repeat)
 
 
-def resolution(scale):
-    smallest = scale["sizes"][0][0]  # all are scored at this size, or the numbers would not compare
-    cells = []
-    for (size, patch), fid in zip(scale["sizes"], (4.37, 4.64, 4.82)):
-        network = dict(size=size, patch=patch)
+@study("How much of the noise is left that a narrow network cannot put out: one law",
+       row="ratio", column="kind")  # fmt: skip
+def leftover():
+    """x_pred = c_skip z + c_out net, from x-prediction (c_skip = 0) to eps-prediction (1 / t)."""
+    for kind in ("x", "linear", "edm", "v", "eps"):
+        at, is_pred = dict(ratio=0.25, kind=kind), kind in PREDS
+        if is_pred:
+            yield ratio_cell(at, 48, pred=kind)
+        else:
+            yield ratio_cell(at, 48, variant="Preconditioned", net=dict(kind=kind))
+
+
+# ---- The paper's tables ----
+
+
+@study("Nine ways to denoise (Table 2)",
+       "On large patches only x-prediction draws, under every loss; on small patches all nine do",
+       panel="patch", row="loss", column="pred", real="row",
+       framed=dict(patch=16, loss="v", pred="x"))  # fmt: skip
+def nine(size=SIZE, patches=PATCHES):
+    fids = [(10.14, 379.21, 107.55, 10.45, 394.58, 126.88, 8.62, 372.38, 96.53),
+            (5.76, 6.20, 6.12, 3.56, 4.02, 3.76, 3.55, 3.63, 3.46)]  # fmt: skip
+    for patch, fids_of_patch in zip(patches, fids):
+        for (loss, pred), fid in zip(product(PREDS, PREDS), fids_of_patch):
+            is_large = patch == patches[0]
+            train = {} if is_large else dict(steps=SMALL_STEPS[pred], batch_size=16)
+            at = dict(patch=patch, loss=loss, pred=pred)
+            net = PLAIN | dict(size=size, patch=patch)
+            flow = dict(pred=pred, loss=loss)
+            yield Cell(at, net, flow, train, paper=fid, repeat=loss == "v")
+
+
+@study("Three predictions on patches of few and of many numbers (Table 2, v-loss)",
+       row="patch", column="pred", real="row")  # fmt: skip
+def predictions(size=SIZE, patches=PATCHES):
+    return (cell for cell in nine(size, patches) if cell.at["loss"] == "v")
+
+
+@study("The v-loss of three predictions (Figure 7)", panel="patch", row="loss", column="pred")
+def lossbyt(size=SIZE, patches=PATCHES):
+    return predictions(size, patches)
+
+
+@study("Which noise levels to train at: logit t ~ N(μ, 0.8²) (Table 3)",
+       row="pred", column="mu", real="column")  # fmt: skip
+def shift(size=SIZE, patches=PATCHES):
+    fids = (14.44, 9.79, 8.62, 8.99, 464.25, 372.91, 372.36, 355.25, 120.03, 109.93, 96.53, 106.85)
+    for (pred, mu), fid in zip(product(PREDS, (0.0, -0.4, -0.8, -1.2)), fids):
+        net = PLAIN | dict(size=size, patch=patches[0])
+        yield Cell(dict(pred=pred, mu=mu), net, dict(pred=pred, mu=mu), paper=fid)
+
+
+@study("A bottleneck of r numbers in the patch embedding (Figure 4)",
+       row="pred", column="r", real="column")  # fmt: skip
+def bottleneck(size=SIZE, patches=PATCHES):
+    # Of the paper's others, 8.38, 8.15, 7.89 and 7.35, we do not know which is which.
+    for r, fid in {16: 9.40, 128: 7.48, 512: None, 0: 8.62}.items():
+        net = BARE | dict(size=size, patch=patches[0], bottleneck=r)
+        yield Cell(dict(pred="x", r=r), net, paper=fid)
+
+
+@study("The network, step by step (Table 4)", row="pred", column="network", real="column")
+def ladder():
+    rungs = [("layernorm", "LayerNormGelu", BARE, 7.89), ("rmsnorm", "JiT", BARE, 7.48),
+             ("rope", "JiT", TI | dict(context_tokens=0), 6.69),
+             ("context", "JiT", TI, 5.49)]  # fmt: skip
+    for network, variant, net, fid in rungs:
+        net, train = net | dict(size=64, patch=16), dict(steps=3000, batch_size=16)
+        yield Cell(dict(pred="x", network=network), net, train=train, variant=variant, paper=fid)
+
+
+@study("Pre-conditioned x-prediction, x = c_skip z + c_out net (Table 10)",
+       row="loss", column="kind", real="row")  # fmt: skip
+def precond(size=SIZE, patches=PATCHES):
+    fids = (10.14, 39.50, 28.94, 10.45, 67.56, 72.05, 8.62, 46.25, 35.49)
+    for (loss, kind), fid in zip(product(PREDS, ("x", "linear", "edm")), fids):
+        net = PLAIN | dict(size=size, patch=patches[0]) | (dict(kind=kind) if kind != "x" else {})
+        variant = "JiT" if kind == "x" else "Preconditioned"
+        at, flow = dict(loss=loss, kind=kind), dict(loss=loss)
+        yield Cell(at, net, flow, variant=variant, paper=fid, repeat=loss == "v")
+
+
+@study("More pixels, the same number of tokens (Table 5)", row="size", column="pred")
+def resolution():
+    for size, fid in {32: 4.37, 64: 4.64, 128: 4.82}.items():
         flow = dict(noise_scale=size / 64)  # as in the paper, the noise grows with the image
-        settings = dict(recipe=scale["recipes"]["default"], sampling=LATER, paper=fid, score_size=smallest)
-        cells.append(Cell("x-prediction", f"{size} px, patch {patch}", network, flow, **settings))
-    return Study("More pixels, the same number of tokens (Table 5)", "image", cells)
+        yield Cell(dict(pred="x", size=size), TI | dict(size=size, patch=size // 4), flow,
+                   DEFAULT, LATER, paper=fid, score_size=32)  # fmt: skip
 
 
-def solver(scale):
-    cells, recipe = [], scale["recipes"]["default"]
-    for name in ("heun", "euler"):
-        for steps in (4, 8, 16, 32, 64):
-            sampling = LATER | dict(solver=name, sampling_steps=steps)
-            cells.append(Cell(name, f"{steps}", at(scale, "whole"), recipe=recipe, sampling=sampling))
-    cells.append(
-        Cell("heun", "512", at(scale, "whole"), recipe=recipe, sampling=LATER | dict(sampling_steps=512), n=50)
-    )
-    return Study("Two solvers", "steps", cells)
+# ---- Sampling, and a question of our own ----
 
 
-def guidance(scale):
-    cells = []
-    for name, interval in GUIDED.items():
-        for weight in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
-            settings = dict(recipe=scale["recipes"]["default"], sampling=interval | dict(cfg=weight))
-            cells.append(Cell(name, f"{weight:g}", at(scale, "whole"), **settings))
-    return Study("Classifier-free guidance", "weight w", cells)
+@study("Two solvers", row="solver", column="steps")
+def solver():
+    for name, steps in [*product(("heun", "euler"), (4, 8, 16, 32, 64)), ("heun", 512)]:
+        sample = LATER | dict(solver=name, sampling_steps=steps)
+        yield Cell(dict(solver=name, steps=steps), TI | dict(size=64, patch=16), train=DEFAULT,
+                   sample=sample, n=50 if steps == 512 else 300)  # fmt: skip
 
 
-def lossbyt(scale):
-    cells = [cell for cell in nine(scale).cells if cell.row == "v-loss"]
-    return Study("The v-loss of three predictions (Figure 7)", "prediction", cells)
+@study("Classifier-free guidance", row="low", column="w")
+def guidance():
+    for low, w in product((0.0, 0.1), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)):
+        yield Cell(dict(low=low, w=w), TI | dict(size=64, patch=16), train=DEFAULT,
+                   sample=dict(interval=(low, 1.0), cfg=w))  # fmt: skip
 
 
-def gate(scale):
-    cells = []
-    for row, variant in {"network": jit.JiT, "network − g(t) z": variants.Gated}.items():
-        for pred in PREDS if variant is jit.JiT else ("eps", "v"):
-            network, flow = at(scale, "large", **PLAIN), dict(pred=pred)
-            cells.append(Cell(row, PREDICTION[pred], network, flow, sampling=ALWAYS, variant=variant))
-    return Study("A way around the network for the noise: one learned number g(t)", "prediction", cells)
+@study("A way around the network for the noise: one learned number g(t)",
+       row="variant", column="pred", real="free")  # fmt: skip
+def gate(size=SIZE, patches=PATCHES):
+    for variant, pred in [*product(("JiT",), PREDS), ("Gated", "eps"), ("Gated", "v")]:
+        net = PLAIN | dict(size=size, patch=patches[0])
+        yield Cell(dict(variant=variant, pred=pred), net, dict(pred=pred), variant=variant)
 
 
-FUNCTIONS = (nine, predictions, shift, bottleneck, ladder, precond, resolution, solver, guidance, lossbyt, gate)
-STUDIES = {function.__name__: function for function in FUNCTIONS}
-
-# ---- A network to train, and the folder it lies in ---------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    """A network to train, once, whatever cells show it."""
-
-    variant: type
-    network: dict
-    flow: dict
-    recipe: dict
-    out: Path
-
-    @property
-    def shape(self):
-        return 3, self.network["size"], self.network["size"]
+@study("A healthy loss falls fast, then slowly, and is lowest near t = 0.35", row="", column="run")
+def health():
+    """`python jit.py train` for 1,000 steps, and four runs that are not healthy."""
+    runs = dict(healthy={}, slow=dict(lr=4e-5), hot=dict(lr=0.1))
+    for run, train in runs.items():
+        yield health_cell(run, {}, train)
+    yield health_cell("eps", dict(pred="eps"), {})
+    yield health_cell("clear", dict(mu=2.0), {})
 
 
-def scale_of(args):
-    """The scale, with image size and patches of --size and --patches."""
-    scale = dict(SCALES[args.scale])
-    for name, patch in zip(("large", "small"), args.patches or ()):
-        scale[name] = (args.size or scale[name][0], patch)
-    return scale
-
-
-def study_of(name, args):
-    """A study at the scale. Beside own pictures the paper's FID, of ImageNet, would say nothing."""
-    study = STUDIES[name](scale_of(args))
-    if args.data != "shapes":
-        study.cells = [dataclasses.replace(cell, paper=None) for cell in study.cells]
-    return study
-
-
-def seeds_of(cell, args):
-    """The training seeds of a cell."""
-    return range(args.seeds if cell.repeated else 1)
-
-
-def unusual(function, arguments):
-    """The arguments in which a call differs from the plainest one."""
-    usual = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-    return {name: value for name, value in arguments.items() if name not in usual or value != usual[name]}
-
-
-def run_of(cell, seed, args):
-    """The network of a cell. Its folder is named by what was chosen, so that cells which chose the same share it."""
-    scale = scale_of(args)
-    network = scale["network"] | cell.network
-    recipe = scale["recipe"] | dict(flip=args.flip) | cell.recipe | dict(seed=seed)
-    chosen = dict(
-        variant=cell.variant.__name__,
-        network=unusual(jit.JiT, network),
-        flow=unusual(jit.Flow, cell.flow),
-        recipe={name: value for name, value in recipe.items() if name not in ("seed", "log_every", "save_every")},
-        data=common.version_of(args.data),
-    )
-    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:6]
-    flow = jit.Flow(**cell.flow)
-    name = f"{network['size']}px-{flow.pred}-{flow.loss}-{digest}-seed{seed}"
-    return Run(cell.variant, network, cell.flow, recipe, args.runs / args.scale / name)
-
-
-def sampling_of(cell, args):
-    """Arguments of jit.sample_images: the same noise, that of seed 0, for all cells and training seeds."""
-    return dict(solver="heun") | scale_of(args)["sampling"] | cell.sampling
-
-
-def number_of(cell, args):
-    """How many samples are drawn."""
-    return cell.n or scale_of(args)["n"]
-
-
-def key_of(cell, args):
-    """Under this name the folder of its network keeps the results of a cell."""
-    s = sampling_of(cell, args)
-    low, high = s["interval"]
-    key = f"{s['solver']}{s['sampling_steps']}-cfg{s['cfg']}-t{low}-{high}-n{number_of(cell, args)}"
-    return key + (f"-at{cell.score_size}" if cell.score_size else "")
-
-
-def runs_of(study, args):
-    """{run folder: (Run, its cells)}, each network once; one seed after the other."""
-    runs = {}
-    cells = study_of(study, args).cells
-    for seed in range(args.seeds):
-        for cell in cells:
-            if seed in seeds_of(cell, args):
-                run = run_of(cell, seed, args)
-                runs.setdefault(str(run.out), (run, []))[1].append(cell)
-    return runs
-
-
-# ---- What is known of a cell -------------------------------------------------------------------------------------
-
-
-def save_results(out, results):
-    text = json.dumps(results, indent=1)
-    jit.write_whole(out / "results.json", lambda path: path.write_text(text))
-
-
-def read_results(out):
-    path = out / "results.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def look_up(cell, args):
-    """Of each seed that is there: (run folder, what is known of the cell's network, what is known of the cell)."""
-    found = []
-    for seed in seeds_of(cell, args):
-        out = run_of(cell, seed, args).out
-        results = read_results(out)
-        if key_of(cell, args) in results:
-            found.append((out, results, results[key_of(cell, args)]))
-    return found
-
-
-def scores_of(cell, args):
-    """{score: its value for each seed}; empty if nothing is known."""
-    results = [result["scores"] for _, _, result in look_up(cell, args)]
-    return {name: [scores[name] for scores in results if name in scores] for name in (results[0] if results else [])}
-
-
-def deviation(values):
-    """Standard deviation over the seeds."""
-    return np.std(values, ddof=1) if len(values) > 1 else 0.0
-
-
-def in_words(name, values):
-    """A score of one seed, or mean and standard deviation over several; two digits are what they are good for."""
-    mean, sd, unit = np.mean(values), deviation(values), ""
-    if name == "agreement":
-        mean, sd, unit = 100 * mean, 100 * sd, "%"
-    decimals = max(0, 1 - math.floor(math.log10(mean))) if 0 < mean < 10 and not unit else 0
-    spread = f" ± {sd:.{decimals}f}" if len(values) > 1 else ""
-    return f"{name} {mean:.{decimals}f}{spread}{unit}"
-
-
-def caption(cell, args):
-    """The scores of a cell in words."""
-    scores = [in_words(*score) for score in scores_of(cell, args).items()]
-    return ", ".join(scores + [f"{cell.n} samples"] * bool(cell.n)) if scores else "not run"
-
-
-def distinct(cells, part):
-    """The names of the panels, rows or columns of some cells, in order."""
-    return list(dict.fromkeys(getattr(cell, part) for cell in cells))
-
-
-def panels_of(study):
-    return [[cell for cell in study.cells if cell.panel == panel] for panel in distinct(study.cells, "panel")]
+def health_cell(run, flow, train):
+    net, train = TI | dict(size=64, patch=16), DEFAULT | dict(steps=1000) | train
+    return Cell(dict(run=run), net, flow, train, LATER, repeat=False)

@@ -1,0 +1,338 @@
+"""Train, sample and measure what of a study is not there yet; stopped, the same command goes on.
+
+    python figures/run.py ratio                          seed 0 of every cell
+    python figures/run.py ratio --seeds 3                and the other seeds, where a claim needs them
+    python figures/run.py predictions --data digits --size 28 --patches 14 4 --no-flip
+                                                         the same on your pictures, digits/CLASS/*
+
+Networks lie in runs/studies. Leaves OUT/NAME.json, a record a cell and seed, and OUT/NAME.npz, six
+samples of each: figures/draw.py needs no more. OUT is runs/figures unless --out says otherwise, so
+that a first try does not write over the committed results.
+
+Of each cell: recognised, the share of samples that the judge takes for their class (judge.py);
+noise_left, what is left of the starting noise; grain, the fine texture; rfd (rfd.py); loss_over_t,
+the v-loss of fixed images and noise at studies.TIMES. Beside them the same of real images.
+"""
+
+import argparse
+import functools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import judge
+import numpy as np
+import torch
+import torch.nn.functional as F
+import variants
+from common import DRAFTS, ROOT, jit, real_images, version_of
+from rfd import feature_moments
+from studies import FLOW, SAMPLE, SHOWN, SIZE, STUDIES, TIMES, TRAIN, digest, settings
+from tqdm import tqdm
+
+# ---- What is measured ----
+
+
+def noise_left(samples, noise):
+    """Slope of samples on the noise that each started from: 0 none is left, 1 all of it.
+
+    samples, noise: (n, C, S, S), in the units of z, not clipped. A clean image has about 0.03, as
+    what it shows depends on the noise.
+    """
+    noise = (noise - noise.mean(0)).double()  # the mean over images: what all samples share
+    return ((samples.double() * noise).sum() / noise.square().sum()).item()
+
+
+def grain(images):
+    """Standard deviation of images (n, C, S, S) in [-1, 1] minus their 3 x 3 means."""
+    return (images - F.avg_pool2d(images, 3, 1, 1))[..., 1:-1, 1:-1].double().std().item()
+
+
+@torch.no_grad()
+def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval):
+    """As jit.sample_images at seed 0, but floats, not clipped; and the noise they started from.
+
+    Returns two tensors (n, C, S, S).
+    """
+    samples, noises = [], []
+    cfg = jit.guidance_weight(cfg, net, flow)
+    for first in range(0, len(y), batch_size):
+        labels = y[first : first + batch_size]
+        noise = jit.image_noise(net.shape, 0, range(first, first + len(labels)))
+        noises.append(flow.noise_scale * noise)
+        velocity = jit.guided_velocity(net, labels, flow, cfg, interval)
+        for _, z, _ in jit.integrate(velocity, noises[-1], sampling_steps, solver):
+            pass  # only the last z is kept
+        samples.append(z)
+    return torch.cat(samples), torch.cat(noises)
+
+
+@torch.no_grad()
+def loss_over_t(net, flow, data):
+    """v-loss at TIMES, of 100 fixed images and noise. New shapes; of a folder, trained ones."""
+    pixels, y = real_images(data, 100, seed=7)
+    x = pixels.float() / 127.5 - 1
+    eps = flow.noise_scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
+    losses = []
+    for t in TIMES:
+        t = torch.full((len(x),), t)
+        output = net(jit.interpolate(x, eps, t), t, y)
+        loss = jit.flow_loss(output, x, eps, t, flow.pred, "v", flow.t_clip)
+        losses.append(loss.mean().item())
+    return losses
+
+
+def shrink(pixels, side):
+    """uint8 images averaged down to this side; None: as they are."""
+    side = side or pixels.shape[-1]
+    return F.avg_pool2d(pixels.float(), pixels.shape[-1] // side).round().to(torch.uint8)
+
+
+def outside(pixels, patch):
+    """{r: share of the variance of patches that lies outside their best r directions}."""
+    patches = F.unfold(pixels.double(), patch, stride=patch).transpose(1, 2).flatten(0, 1)
+    variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
+    share = (1 - variance.cumsum(0) / variance.sum()).clamp(min=0).tolist()
+    ranks = sorted({k * 2**i for k in (1, 3) for i in range(12)} & set(range(1, len(share) + 1)))
+    return {r: round(share[r - 1], 7) for r in ranks}
+
+
+# ---- What is kept of it ----
+
+
+def shape_of(cell):
+    return cell.net["channels"], cell.net["size"], cell.net["size"]
+
+
+def real_key(cell, data):
+    return digest("real", shape_of(cell), cell.net["patch"], cell.score_size, cell.n,
+                  version_of(data))  # fmt: skip
+
+
+def network_key(cell, seed, data, flip):
+    """Changes with whatever changes the weights: the folder of the network."""
+    return digest(settings(cell)[0], seed, flip, version_of(data))
+
+
+def record_key(cell, seed, data, flip):
+    """Changes with whatever changes a number of a record."""
+    return digest(*settings(cell), seed, flip, version_of(data))
+
+
+def real_tiles(pixels, y):
+    """Three sets of six real images, of the classes that the tiles of a cell show."""
+    sets = [(y == label % (y.max() + 1)).nonzero()[:, 0].tolist() or [0] for label in SHOWN]
+    return pixels[[rows[k % len(rows)] for k in range(3) for rows in sets]].numpy()
+
+
+def measure_real(cell, data, judge_net, runs):
+    """A record of real images like those of a cell, its tiles, and the moments of their features.
+
+    Moments: of ten times n images; the numbers: of n others (of a folder: of what it has).
+    """
+    pixels, y = real_images(jit.open_data(data, shape_of(cell)), 11 * cell.n, seed=2511)
+    n = min(cell.n, len(pixels) // 2)
+    jit.check(n > 1, f"{data} needs four images or more.")
+    real = feature_moments(shrink(pixels[n:], cell.score_size).split(100))
+    others = feature_moments(shrink(pixels[:n], cell.score_size).split(100))
+    key, size, patch = real_key(cell, data), cell.net["size"], cell.net["patch"]
+    record = dict(key=key, size=size, patch=patch, outside=outside(pixels[:1000], patch))
+    record |= dict(grain=grain(pixels[:n] / 127.5 - 1), rfd=jit.frechet_distance(*others, *real))
+    if judge_net:
+        held_out = judge.held_out_images(data, size)
+        record["recognised"] = judge.recognised(*held_out, judge_net)
+    save = functools.partial(np.savez, mean=real[0], covariance=real[1])
+    jit.write_whole(runs / f"real-{key}.npz", save)
+    return record, real_tiles(pixels, y)
+
+
+def measure(cell, net, flow, data, judge_net, runs):
+    """The numbers of a cell, and the tiles that its picture shows, uint8 (6, C, S, S)."""
+    y, _ = jit.pick_classes(cell.n, net.classes)
+    samples, noise = draw_samples(net, flow, y, **SAMPLE | cell.sample)
+    pixels = jit.to_uint8(samples)
+    with np.load(runs / f"real-{real_key(cell, data)}.npz") as real:
+        moments = feature_moments(shrink(pixels, cell.score_size).split(100))
+        distance = jit.frechet_distance(*moments, real["mean"], real["covariance"])
+    found = dict(noise_left=noise_left(samples, noise), grain=grain(samples), rfd=distance)
+    if judge_net:
+        found["recognised"] = judge.recognised(pixels, y, judge_net)
+    return found, pixels[[i % cell.n for i in SHOWN]].numpy()
+
+
+def facts(net, flow, data, out):
+    """What is known of a trained network, whatever is drawn from it."""
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    log = list({line["step"]: line for line in log}.values())  # of a repeated step the last counts
+    late = np.array([line["loss_by_t"] for line in log[-len(log) * 3 // 10 :]], dtype=float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a mean of nothing: where no t fell
+        late = [None if np.isnan(loss) else round(loss, 5) for loss in np.nanmean(late, 0)]
+    every = math.ceil(len(log) / 100)
+    known = dict(loss_over_t=loss_over_t(net, flow, data), late_loss_by_t=late)
+    known |= dict(log=[(line["step"], round(line["loss"], 5)) for line in log[::every]])
+    known |= dict(images_per_s=round(np.median([line["images_per_s"] for line in log]), 1))
+    if hasattr(net, "g"):
+        known["gate"] = net.g(torch.tensor(TIMES)).tolist()
+    return known
+
+
+def versions():
+    """What it ran on, and with."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    git = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    hardware = f"{[*models, platform.machine()][0]}, one core"
+    return dict(hardware=hardware, torch=torch.__version__, commit=commit)
+
+
+def work(cells, seed, data, flip, runs, judge_net):
+    """Train a network, or go on with it; sample and measure its cells. -> [(record, tiles)]
+
+    It runs in a process of its own, on one thread.
+    """
+    torch.set_num_threads(1)
+    cell, start = cells[0], time.time()
+    out = runs / network_key(cell, seed, data, flip)
+    images = jit.open_data(data, shape_of(cell))
+    variant = getattr(variants, cell.variant, jit.JiT)
+    torch.manual_seed(seed)
+    net = variant(**cell.net, classes=len(images.names))
+    recipe = TRAIN | cell.train | dict(flip=flip, seed=seed, sample_every=10**9, data_name=data)
+    with open(f"{out}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
+        jit.train(net, jit.Flow(**FLOW | cell.flow), images, out, **recipe)
+    net, flow, _ = jit.load_run(out, "ema1", "cpu", variant)
+    known, found = facts(net, flow, images, out) | versions(), []
+    for cell in cells:
+        numbers, tiles = measure(cell, net, flow, data, judge_net, runs)
+        record = dict(key=record_key(cell, seed, data, flip), at=cell.at, seed=seed,
+                      settings=digest(*settings(cell)), real=real_key(cell, data))  # fmt: skip
+        found.append((record | numbers | known, tiles))
+    found[0][0]["seconds"] = round(time.time() - start)  # of this call: all cells of a network
+    return found
+
+
+# ---- The command ----
+
+
+def read_results(path):
+    """What NAME.json and NAME.npz hold: (header, real records, records, tiles), the last by key."""
+    if not path.exists():
+        return {}, {}, {}, {}
+    kept = json.loads(path.read_text())
+    real, records = ({r["key"]: r for r in kept.pop(part)} for part in ("real", "records"))
+    with np.load(path.with_suffix(".npz")) as tiles:
+        return kept, real, records, dict(tiles)
+
+
+def keep(path, header, real, records):
+    """Add some (record, tiles) to NAME.json and NAME.npz."""
+    _, old_real, old_records, tiles = read_results(path)
+    for old, new in ((old_real, real), (old_records, records)):
+        for record, pictures in new:
+            old[record["key"]], tiles[record["key"]] = record, pictures
+
+    lines = [f'"{key}": {json.dumps(value)}' for key, value in header.items()]
+    for name, part in (("real", old_real), ("records", old_records)):
+        part = ",\n".join(json.dumps(record, ensure_ascii=False) for record in part.values())
+        lines.append(f'"{name}": [\n{part}\n]')
+    text = "{" + ",\n".join(lines) + "}\n"
+    jit.write_whole(path.with_suffix(".npz"), functools.partial(np.savez_compressed, **tiles))
+    jit.write_whole(path, lambda part: part.write_text(text))
+
+
+def tiny(cell):
+    """A cell that takes a second: to see that everything works."""
+    net = cell.net | dict(depth=2, width=32, heads=2)
+    train = cell.train | dict(steps=2, batch_size=2)
+    return replace(cell, net=net, train=train, n=10, sample=cell.sample | dict(sampling_steps=2))
+
+
+def missing(cells, seeds, known, data, flip):
+    """{network: (its cells without a record, seed)}, one seed after the other."""
+    jobs = {}
+    for seed in range(seeds):
+        for cell in cells if seed == 0 else [cell for cell in cells if cell.repeat]:
+            if record_key(cell, seed, data, flip) not in known:
+                key = network_key(cell, seed, data, flip)
+                jobs.setdefault(key, ([], seed))[0].append(cell)
+    return jobs
+
+
+def run(name, args):
+    """What is missing, args.jobs networks at a time; records are kept as soon as they are there."""
+    study = STUDIES[name]
+    own = dict(size=args.size, patches=args.patches) if args.patches else {}
+    cells = [tiny(cell) if args.tiny else cell for cell in study.cells(**own)]
+    data, flip = args.data or study.data, bool(args.flip)
+    name += f"_{Path(data).name}" if data != study.data else ""
+    path, runs = args.out / f"{name}.json", args.runs
+    command = shlex.join(["python", "figures/run.py", *sys.argv[1:]])
+    header = dict(study=args.study, command=command)
+    header |= dict(data=data, arguments=own, tiny=args.tiny)
+    judge_net = judge.load_judge(data, 1 if args.tiny else 1200, runs)
+    _, real, records, _ = read_results(path)
+    for cell in {real_key(cell, data): cell for cell in cells}.values():
+        moments = runs / f"real-{real_key(cell, data)}.npz"
+        if real_key(cell, data) not in real or not moments.exists():
+            keep(path, header, [measure_real(cell, data, judge_net, runs)], [])
+    jobs = missing(cells, args.seeds, records, data, flip)
+    train_all(name, jobs.values(), args.jobs, (data, flip, runs, judge_net),
+              lambda found: keep(path, header, [], found))
+    print(f"{path}: python figures/draw.py {name} --out {args.out}")
+
+
+def train_all(name, jobs, processes, settings, keep_found):
+    """Each job, (cells, seed), in a process; a failure is told, and does not end the others."""
+    pool, failed = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")), []
+    try:
+        started = [pool.submit(work, *job, *settings) for job in jobs]
+        for done in tqdm(as_completed(started), name, len(started), unit="network"):
+            if done.exception():
+                failed.append(done.exception())
+                tqdm.write(f"a network failed: {failed[-1]!r}", file=sys.stderr)
+            else:
+                keep_found(done.result())
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C: what waits is not begun
+    if failed:
+        raise failed[0]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("study", choices=STUDIES)
+    add("--seeds", type=jit.positive_int, default=1, help="trainings of the cells that repeat")
+    add("--jobs", type=jit.positive_int, default=os.cpu_count(), help="networks at a time")
+    add("--data", help="shapes, or a folder of images; None: the study's")
+    add("--size", type=jit.positive_int, default=SIZE, help="side of the images, with --patches")
+    add("--patches", type=jit.positive_int, nargs=2, help="side of large and of small patches")
+    add("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the images")
+    add("--tiny", action="store_true", help="two steps of small networks, to try")
+    add("--out", type=Path, default=DRAFTS, help="folder of the results")
+    add("--runs", type=Path, default=ROOT / "runs" / "studies", help="folder of the networks")
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that train
+    for folder in (args.out, args.runs):
+        jit.check_writable(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    run(args.study, args)
+
+
+if __name__ == "__main__":
+    main()
