@@ -272,6 +272,16 @@ def missing(cells, seeds, known, data, flip):
     return jobs
 
 
+def command_of(args):
+    """The flags that choose what is trained and measured."""
+    words = ["python", "figures/run.py", args.study]
+    words += ["--seeds", str(args.seeds)] if args.seeds > 1 else []
+    words += ["--data", args.data] if args.data else []
+    words += ["--size", str(args.size), "--patches", *map(str, args.patches)] if args.patches else []
+    words += ["--flip"] * bool(args.flip) + ["--tiny"] * args.tiny
+    return shlex.join(words)
+
+
 def run(name, args):
     """What is missing, args.jobs networks at a time; records are kept as soon as they are there."""
     study = STUDIES[name]
@@ -280,8 +290,7 @@ def run(name, args):
     data, flip = args.data or study.data, bool(args.flip)
     name += f"_{Path(data).name}" if data != study.data else ""
     path, runs = args.out / f"{name}.json", args.runs
-    command = shlex.join(["python", "figures/run.py", *sys.argv[1:]])
-    header = dict(study=args.study, command=command)
+    header = dict(study=args.study, command=command_of(args))
     header |= dict(data=data, arguments=own, tiny=args.tiny)
     judge_net = judge.load_judge(data, 1 if args.tiny else 1200, runs)
     _, real, records, _ = read_results(path)
