@@ -1,0 +1,80 @@
+"""One look for all pictures: colours, fonts, and how a picture is written. Without torch."""
+
+import importlib.util
+import os
+import textwrap
+
+if "inline" in os.environ.get("MPLBACKEND", "") and not importlib.util.find_spec("matplotlib_inline"):
+    del os.environ["MPLBACKEND"]  # a notebook set it for its own Python; here it stops the import
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+# Colour-blind safe (Okabe and Ito). The first three mean x, eps and v, or their predictions.
+COLOURS = dict(x="#0072B2", eps="#D55E00", v="#E69F00")
+X, EPS, V = COLOURS.values()
+GREEN, SKY, PINK = "#009E73", "#56B4E9", "#CC79A7"
+INK, GREY, PALE = "#222222", "#666666", "#F2F2F2"
+WIDTH, DPI = 8.3, 150  # inches, dots an inch. A README shows 830 pixels: 10 points are 14 there
+
+matplotlib.rcParams.update({
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+    "legend.fontsize": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold",
+    "figure.titlesize": 13, "figure.titleweight": "bold", "errorbar.capsize": 4,
+})  # fmt: skip
+
+
+def save(figure, path, command, dpi=DPI):
+    """Write a picture, with the command that draws it inside, and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi, metadata=dict(Description=command))
+    print(path)
+
+
+def new_figure(height, title, note=""):
+    """A figure as wide as a README: on top a sentence that says what to see, and how to read it."""
+    figure = Figure(figsize=(WIDTH, height))
+    figure.suptitle(title, y=1 - 0.1 / height, va="top", color=INK)
+    style = dict(ha="center", va="top", fontsize=10, color=GREY, linespacing=1.3)
+    figure.text(0.5, 1 - 0.42 / height, note, **style)
+    return figure
+
+
+def wrap(title, width):
+    """A title in lines that fit on a figure of this width in inches."""
+    return "\n".join(textwrap.wrap(title, int(8.6 * width)))
+
+
+def panel(figure, left, bottom, width, height, **settings):
+    """An axis at this place, in inches from the lower left corner of the figure."""
+    total = figure.get_figheight()
+    ax = figure.add_axes([left / WIDTH, bottom / total, width / WIDTH, height / total])
+    ax.spines[:].set_visible(True)
+    ax.set(**settings)
+    return ax
+
+
+def canvas(figure):
+    """An axis without frame over the whole figure, to draw on in inches."""
+    height = figure.get_figheight()
+    limits = dict(xlim=(0, WIDTH), ylim=(0, height), autoscale_on=False)
+    ax = panel(figure, 0, 0, WIDTH, height, **limits)
+    ax.axis("off")
+    return ax
+
+
+def arrow(ax, start, end, colour=INK, width=1.3, **style):
+    """An arrow from start to end, in the axis' own coordinates."""
+    style = dict(arrowstyle="-|>", shrinkA=0, shrinkB=0, mutation_scale=11) | style
+    ax.annotate("", end, start, arrowprops=dict(color=colour, linewidth=width, **style))
+
+
+def show(ax, image, left, bottom, side, colour=INK, width=1.0):
+    """A picture (C, H, W) in [-1, 1], clipped, as a square with a frame."""
+    pixels = ((image + 1) / 2).clip(0, 1)
+    pixels = pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
+    place = dict(extent=(left, left + side, bottom, bottom + side), aspect="auto")
+    ax.imshow(pixels, interpolation="nearest", zorder=3, **place)
+    style = dict(fill=False, edgecolor=colour, linewidth=width, zorder=4)
+    ax.add_patch(Rectangle((left, bottom), side, side, **style))
