@@ -29,7 +29,9 @@ LABELS = dict(
     solver=dict(heun="Heun", euler="Euler"),
     low={0.0: "guidance at all t", 0.1: "for t > 0.1"},
     patch="patches of {numbers} numbers", mu="μ = {}", r="r = {}", w="w = {:g}", steps="{} steps",
-    size="{} px, patch {patch}", ratio="width / numbers = {:g}",
+    size="{} px, patch {patch}", 
+    ratio={0.25: "ratio 1/4", 0.5: "ratio 1/2", 0.75: "ratio 3/4", 1: "ratio 1", 1.5: "ratio 3/2",
+           2: "ratio 2", 4: "ratio 4"},
 )  # fmt: skip
 SCORES = dict(recognised="recognised", noise_left="noise left", grain="grain", rfd="rfd")
 
@@ -102,8 +104,9 @@ class Results:
                          if "recognised" in real else "")  # fmt: skip
 
 
-def mosaic(images, rows=2):
-    """uint8 (n, C, S, S) as one picture (H, W, 3), with white gaps."""
+def mosaic(images):
+    """uint8 (n, C, S, S) as one picture (H, W, 3), with white gaps; more than three in two rows."""
+    rows = 2 if len(images) > 3 else 1
     gap = max(1, images.shape[-1] // 16)
     images = np.broadcast_to(images, (len(images), 3, *images.shape[2:])).transpose(0, 2, 3, 1)
     tiles = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
@@ -157,8 +160,8 @@ def draw_grid(figure, results, cells, shown):
     down, across = int(study.real == "row"), int(study.real == "column")
     height = 1 + max(i for i, _ in places.values()) + down
     width = 1 + max(j for _, j in places.values()) + across
-    panels, n = distinct(cells, study.panel), len(distinct(cells, study.column))
-    gaps = [0.15 if len(panels) > 1 and j % (n + 1) == n else 1 for j in range(width)]
+    n = len(distinct(cells, study.column))
+    gaps = [0.15 if j % (n + 1) == n and not across else 1 for j in range(width)]
     axes = figure.subplots(height, width, squeeze=False, width_ratios=gaps)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -170,15 +173,14 @@ def draw_grid(figure, results, cells, shown):
         ax, colour = axes[i + down, j + across], COLOURS.get(at.get("pred"))
         thick = 6 if at == study.framed else 2
         draw_tiles(ax, results.picture(cell, shown), below(cell, results), colour, thick)
+        top = axes[down if j > n else 0, j + across]  # real images stand above the first panel
         if i == 0:
-            name = label(study.column, at.get(study.column), cell)
-            axes[0, j + across].set_title(name, color=colour or INK)
-        if j % (n + 1) == 0 or (i + down, j - 1) not in used:
+            top.set_title(label(study.column, at.get(study.column), cell), color=colour or INK)
+        if i == 0 and study.panel and j % (n + 1) == n // 2:
+            words, style = label(study.panel, at[study.panel], cell), dict(fontweight="bold")
+            top.text(0.5, 1.25, words, transform=top.transAxes, ha="center", **style)
+        if (i + down, j + across - 1) not in used and len(distinct(cells, study.row)) > 1:
             ax.set_ylabel(label(study.row, at.get(study.row), cell), fontsize=10.5)
-    for k, panel in enumerate(panels if study.panel else []):
-        cell = next(cell for cell in cells if cell.at[study.panel] == panel)
-        middle = axes[0, k * (n + 1) + n // 2]
-        middle.set_title(label(study.panel, panel, cell) + "\n" + middle.get_title())
     free = [axes[0, j] for j in range(n)] if down else [axes[i, 0] for i in range(across)]
     if study.real == "free":
         free = [ax for place, ax in np.ndenumerate(axes) if place not in used][:1]
@@ -353,7 +355,7 @@ def draw_study(results):
     wide = columns <= 3
     side = min(2.4 if wide else 1.75, 9.4 / columns)
     shown = (0, 1, 2, 3, 4, 5) if wide else (0, 1, 3, 4)
-    under = 0.35 + 0.16 * max(below(cell, results).count("\n") + 1 for cell in cells)
+    under = 0.2 + 0.15 * max(below(cell, results).count("\n") + 1 for cell in cells)
     heights = [2.8] * bool(plots) + [rows * (side * (0.67 if wide else 1) + under) + 0.3]
     width = max(0.8 + side * columns, 9 if plots else 7)
     title = wrap(results.title, width)
@@ -406,7 +408,7 @@ def draw_sizes(results):
             ax.axhline(place - 0.5, color="white", linewidth=0.5)
         ax.set_axis_off()
         ax.set(xlim=(-0.5, 4 * max(sizes) - 0.5), anchor="W")
-        words = below(cell, results).replace("\n", ", ")
+        words = below(cell, results, ("recognised",)).replace("\n", ", ")
         words = words.replace("paper:", f"paper at {size * 8} px:")
         title = f"{label('size', size, cell)}: {3 * patch**2:,} numbers a patch (white lines)"
         ax.set_title(f"{title}, {words}", loc="left")
@@ -500,7 +502,7 @@ def plot_ratio(ax, results, value, law, floor):
 
 def draw_ratio(results):
     """Above noise left and v-loss against the ratio, below samples at 1/4, 1 and 4."""
-    figure = Figure(figsize=(11, 11.5), layout="constrained")
+    figure = Figure(figsize=(11, 11), layout="constrained")
     figure.suptitle(wrap(results.title, 8.5), fontsize=17)
     top, bottom = figure.subfigures(2, 1, height_ratios=(4.6, 6))
     left, right = top.subplots(1, 2)
@@ -513,11 +515,12 @@ def draw_ratio(results):
     right.plot([], "--", color=GREY, label="no training can get below")
     right.legend(fontsize=11, loc="upper right")
     shown = [cell for cell in results.cells if cell.at["ratio"] in (0.25, 1, 4)]
-    axes = draw_grid(bottom, results, shown, range(6))
-    for ax in axes.flat:
+    axes = draw_grid(bottom, results, shown, (1, 3, 4))
+    for ax in axes[1:].flat:
         ax.yaxis.label.set_fontsize(13)
-        ax.title.set_fontsize(14)
         ax.xaxis.label.set_fontsize(12)
+    for ax in axes[0]:
+        ax.title.set_fontsize(14)
     return figure
 
 

@@ -258,7 +258,9 @@ def tiny(cell):
     """A cell that takes a second: to see that everything works."""
     net = cell.net | dict(depth=2, width=32, heads=2)
     train = cell.train | dict(steps=2, batch_size=2)
-    return replace(cell, net=net, train=train, n=10, sample=cell.sample | dict(sampling_steps=2))
+    steps = (SAMPLE | cell.sample)["sampling_steps"].bit_length()  # 512 remain the finest
+    sample = cell.sample | dict(sampling_steps=steps)
+    return replace(cell, net=net, train=train, n=10, sample=sample)
 
 
 def missing(cells, seeds, known, data, flip):
