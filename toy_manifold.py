@@ -1,36 +1,43 @@
 """A network can predict clean data in D dimensions where it cannot predict noise (paper Figure 2).
 
-    python toy_manifold.py                     12 small networks, under a minute on one CPU core
-    python toy_manifold.py --sweep dimension   a study; others: width, intrinsic, combos, skip
+    python toy_manifold.py                  12 small networks, under a minute on one CPU core
+    python toy_manifold.py --draw           only the picture again, from the numbers: seconds
 
 A spiral in a plane is put into R^D; a small perceptron learns to denoise it: predict x, eps or v.
 Loss, conversions and sampler come from jit.py: what trains the image Transformer is tested here.
 As there, t = 0 is noise, t = 1 is data, z = t x + (1 - t) eps, v = x - eps; B is the batch size.
-figures/toy.md tells what the studies found, and why what the paper leaves open was chosen so.
+It leaves toy_manifold.json, .npz and .png in runs/figures, or in --out.
+
+figures/toy.md tells what further studies found (figures/toy_dimension.py, toy_why.py), and why what
+the paper leaves open was chosen so.
 """
 
+import argparse
+import functools
 import json
 import math
-import os
-import tempfile
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from figures.toy_figures import draw, print_table
-from jit import convert, flow_loss, integrate, interpolate
+from jit import check_writable, convert, flow_loss, in_range, integrate, interpolate
+from jit import natural, positive_int, write_whole
 
 PREDS = ("x", "eps", "v")  # what a network can predict
 REFERENCES = ("data", "oracle", "noise")  # new data, best possible denoiser, noise as it is
-METRICS = ("off_plane", "off_curve", "sliced_w1")
+ERRORS = ("off_plane", "off_curve", "sliced_w1")
 STEPS, BATCH, LR = 600, 128, 4e-3
 SAMPLES, SOLVER_STEPS = 1000, 20
-T_CLIP = 0.05  # divide by max(1 - t, T_CLIP); the last call of 20 solver steps is at t = 0.95
+DIMS = (2, 8, 16, 512)
+COLOURS = dict(x="#0072B2", eps="#D55E00", v="#E69F00")  # as in all pictures (figures/style.py)
+LABELS = dict(x="x-prediction", eps="ε-prediction", v="v-prediction",
+              data="true data", oracle="oracle", noise="untouched noise")  # fmt: skip
 
 
 class Config(NamedTuple):
@@ -44,7 +51,9 @@ class Config(NamedTuple):
     loss: str = "v"  # the quantity that the loss compares
 
 
-# ---- Data ----------------------------------------------------------------------------------------
+# ---- Data ----
+
+
 def quantiles(n):
     """n evenly spaced numbers in (0, 1)."""
     return (torch.arange(n) + 0.5) / n
@@ -69,7 +78,9 @@ def draw_data(n, P):
     return s @ P.T
 
 
-# ---- Network -------------------------------------------------------------------------------------
+# ---- Network ----
+
+
 class Perceptron(nn.Module):
     """Five linear layers with ReLU between them; t is one more input."""
 
@@ -86,24 +97,39 @@ class Perceptron(nn.Module):
 
     def forward(self, z, t):
         t = t[:, None]
-        out = self.layers(torch.cat([z, t], dim=1))  # (B, D + 1) -> (B, D)
-        return add_skip(self.skip, out, z, t)
+        output = self.layers(torch.cat([z, t], dim=1))  # (B, D + 1) -> (B, D)
+        return add_skip(self.skip, output, z, t)
 
 
-def add_skip(kind, out, z, t):
-    """Let z pass around the layers, by a fixed rule (paper Table 10, for x) or a learned gate."""
+def skip_coefficients(kind, t):
+    """c_skip and c_out of x_pred = c_skip z + c_out net (paper Table 10), of t's shape.
+
+    Those of EDM have sigma_t = (1 - t) / t and sigma_d = 0.5, the spread of images. Numerator and
+    denominator are multiplied by t, so that nothing divides by 0 at t = 0.
+    """
     if kind == "linear":
-        return t * z + (1 - t) * out
-    if kind == "EDM":  # for data of standard deviation 0.5, as the paper has it
-        total = 0.25 * t**2 + (1 - t) ** 2
-        return 0.25 * t / total * z + 0.5 * (1 - t) / total.sqrt() * out
+        return t, 1 - t
+    if kind != "edm":
+        raise ValueError(f"skip {kind!r} is neither linear nor edm")
+    sigma_d = 0.5
+    variance = (t * sigma_d) ** 2 + (1 - t) ** 2
+    return t * sigma_d**2 / variance, (1 - t) * sigma_d / variance.sqrt()
+
+
+def add_skip(kind, output, z, t):
+    """Let z pass around the layers: not, by a learned gate, or by a fixed rule. t: (B, 1)."""
+    if kind == "none":
+        return output
     if kind == "gate":
-        return out[:, :-1] - out[:, -1:] * z  # g (B, 1): one number for all D coordinates
-    return out
+        return output[:, :-1] - output[:, -1:] * z  # g (B, 1): one number for all D coordinates
+    c_skip, c_out = skip_coefficients(kind, t)
+    return c_skip * z + c_out * output
 
 
-# ---- Training and sampling -----------------------------------------------------------------------
-def sample_t(n):
+# ---- Training and sampling ----
+
+
+def draw_times(n):
     """n training times, logit(t) ~ N(0.5, 1.5^2), one from each n-th part of that law."""
     u = (torch.arange(n) + torch.rand(n)) / n
     normal = torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))  # uniform -> N(0, 1), and never infinite
@@ -115,15 +141,15 @@ def learning_rate(step, steps, width=256):
     return LR * min(1, 256 / width) * min(1, (step + 1) / 50, 2 * (steps - step) / steps)
 
 
-def train(config, P, steps=STEPS, title=""):
+def train_network(config, P, steps=STEPS, title=""):
     """Train one network on fresh data (paper Algorithm 1)."""
     net = Perceptron(config.D, config.width, config.skip)
     optimizer = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     for step in tqdm(range(steps), title, leave=False):
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, config.width)
-        x, eps, t = draw_data(BATCH, P), torch.randn(BATCH, config.D), sample_t(BATCH)
-        out = net(interpolate(x, eps, t), t)
-        loss = flow_loss(out, x, eps, t, config.pred, config.loss, T_CLIP).mean()
+        x, eps, t = draw_data(BATCH, P), torch.randn(BATCH, config.D), draw_times(BATCH)
+        output = net(interpolate(x, eps, t), t)
+        loss = flow_loss(output, x, eps, t, config.pred, config.loss).mean()
         optimizer.zero_grad()  # here the freed memory goes straight to the new gradients: faster
         loss.backward()
         optimizer.step()
@@ -136,9 +162,10 @@ def sample(net, pred, noise):
 
     def velocity(z, t):
         t = torch.full((len(z),), t)
-        return convert(net(z, t), z, t, pred, T_CLIP)["v"]
+        return convert(net(z, t), z, t, pred)["v"]
 
-    *_, (_, z, _) = integrate(velocity, noise, SOLVER_STEPS, "heun")
+    for _, z, _ in integrate(velocity, noise, SOLVER_STEPS, "heun"):
+        pass  # only the last z is kept
     return z
 
 
@@ -151,15 +178,17 @@ def posterior_mean(z, t, P, points):
     return probability @ points @ P.T  # (B, D)
 
 
-# ---- Measuring -----------------------------------------------------------------------------------
-def measure(x, P):
+# ---- Measuring ----
+
+
+def errors_of(x, P):
     """How far samples x (n, D) lie from the plane, and their shadow in it from the spiral."""
     s = x @ P
     off_plane = (x - s @ P.T).norm(dim=1).mean() / math.sqrt(P.shape[1])  # 1 = norm of the data
     planes = s.unflatten(1, (-1, 2)).transpose(0, 1)  # (n, d) -> (d/2, n, 2)
     curve = spiral(quantiles(2048))
     off_curve = mean(torch.cdist(plane, curve).amin(dim=1).mean().item() for plane in planes)
-    return {"off_plane": off_plane.item(), "off_curve": off_curve, "sliced_w1": sliced_w1(planes)}
+    return dict(off_plane=off_plane.item(), off_curve=off_curve, sliced_w1=sliced_w1(planes))
 
 
 def sliced_w1(planes):
@@ -183,30 +212,11 @@ def gate_curve(net, P):
     return curve
 
 
-# ---- Studies -------------------------------------------------------------------------------------
-def study_configs(name, dims):
-    """All networks of a study, and the references to hold them against."""
-    if name == "combos":
-        pairs = [*((pred, loss) for loss in PREDS for pred in PREDS), ("noise", "v")]
-        return [Config(D, pred=pred, loss=loss) for D in (2, 512) for pred, loss in pairs]
-    if name == "skip":
-        ways = {"none": (*PREDS, "noise"), "linear": ["x"], "EDM": ["x"], "gate": ["eps", "v"]}
-        return [Config(512, skip=skip, pred=pred) for skip in ways for pred in ways[skip]]
-    if name == "width":
-        shapes = [Config(512, width=width) for width in (64, 128, 256, 512, 1024, 2048)]
-    elif name == "intrinsic":
-        shapes = [Config(512, d=d) for d in (2, 8, 32, 128, 512)]
-    else:
-        shapes = [Config(D) for D in dims]
-    references = REFERENCES if name in ("samples", "dimension") else ("noise",)
-    return [shape._replace(pred=pred) for shape in shapes for pred in PREDS + references]
-
-
-def run(config, seed, steps=STEPS, title=""):
+def run_network(config, seed, steps=STEPS, title=""):
     """Train, sample and measure one network. -> its record, its samples in the plane (n, d)"""
     torch.manual_seed(seed)
     P = random_plane(config.D, config.d)
-    record = config._asdict() | {"seed": seed}
+    record = config._asdict() | dict(seed=seed)
     start = torch.Generator().manual_seed(seed + 1000)  # every network starts from the same noise
     noise = torch.randn(SAMPLES, config.D, generator=start)
     if config.pred == "noise":
@@ -217,84 +227,133 @@ def run(config, seed, steps=STEPS, title=""):
         points = spiral(quantiles(512))
         samples = sample(lambda z, t: posterior_mean(z, t, P, points), "x", noise)
     else:
-        net = train(config, P, steps, title)
+        net = train_network(config, P, steps, title)
         samples = sample(net, config.pred, noise)
         if config.skip == "gate":
             record["gate"] = gate_curve(net, P)
-    return record | measure(samples, P), samples @ P
+    return record | errors_of(samples, P), samples @ P
 
 
-# ---- Files and command line ----------------------------------------------------------------------
-def load(path):
-    """The studies in a file, {name: records}. TypeError or ValueError: the file is damaged."""
-    stored = json.loads(path.read_text()) if path.exists() else {}
-    records = [dict(record) for study in dict(stored).values() for record in study]
-    if not all({*Config._fields, *METRICS, "seed"} <= record.keys() for record in records):
-        raise ValueError("a field is missing")
-    return stored
-
-
-def replace(path, write):
-    """Write beside the file, then rename: a run that is cut off leaves the old file whole."""
-    beside = path.with_name("new-" + path.name)
-    write(beside)
-    os.replace(beside, path)
-
-
-def parse(argv):
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.error = lambda message: parser.exit(2, f"toy_manifold.py: {message}\n")
-    studies = ("samples", "dimension", "width", "intrinsic", "combos", "skip")
-    parser.add_argument("--sweep", choices=studies, default="samples", help="the study to run")
-    parser.add_argument("--dims", type=int, nargs="+", help="values of D in samples and dimension")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")
-    parser.add_argument("--seed", type=int, default=0, help="the first of them")
-    parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default 600)")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the results")
-    args = parser.parse_args(argv)
-    dims = [2, 8, 16, 512] if args.sweep == "samples" else [2**k for k in range(1, 10)]
-    args.dims = sorted(set(args.dims or dims))
-    file = {"samples": "toy_manifold", "dimension": "toy_dimension"}.get(args.sweep, "toy_why")
-    args.numbers = args.out / f"{file}.json"
-    if not all(2 <= D <= 2**14 for D in args.dims) or min(args.seeds, args.steps) < 1:
-        parser.error("--dims must lie in 2 ... 16384, --seeds and --steps be 1 or more")
-    if not 0 <= args.seed <= args.seed + args.seeds <= 2**32:
-        parser.error("--seed must be 0 or more, and the last seed less than 2^32")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=args.out).close()  # can we write there?
-        args.stored = load(args.numbers)
-    except OSError as error:
-        parser.error(f"--out {args.out} cannot be written to: {error}")
-    except (TypeError, ValueError):
-        parser.error(f"{args.numbers} is damaged: move it away, or choose another --out")
-    return args
-
-
-def main(argv=None):
-    args = parse(argv)
-    torch.set_num_threads(1)  # such small products gain nothing from more
-    seeds = range(args.seed, args.seed + args.seeds)
-    jobs = [(config, seed) for config in study_configs(args.sweep, args.dims) for seed in seeds]
-    jobs = [job for job in jobs if job[0].width < 1024 or job[1] == args.seed]  # slow: one seed
+def run_networks(configs, seeds, steps=STEPS):
+    """All networks of a study. -> records, {"x-512": samples in the plane of the first seed}"""
+    jobs = [(config, seed) for config in configs for seed in seeds]
+    jobs = [job for job in jobs if job[0].width < 1024 or job[1] == seeds[0]]  # slow: one seed
     records, planes = [], {}
     for number, (config, seed) in enumerate(jobs, start=1):
-        record, plane = run(config, seed, args.steps, title=f"network {number} of {len(jobs)}")
+        record, plane = run_network(config, seed, steps, f"network {number} of {len(jobs)}")
         records.append(record)
-        planes.setdefault((config.D, config.pred), plane)  # the picture shows the first seed
-    print_table(records, METRICS)
-    args.stored[args.sweep] = records
-    figure = draw(args.sweep, args.stored, planes, spiral(quantiles(500)))
-    text = json.dumps(args.stored).replace("}, {", "},\n{") + "\n"  # one record a line
-    replace(args.numbers, lambda path: path.write_text(text))
-    replace(args.numbers.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120))
-    print(f"wrote {args.numbers} and the picture beside it")
+        planes.setdefault(f"{config.pred}-{config.D}", plane.numpy())
+    print_table(records)
+    return records, planes
+
+
+# ---- Table and picture ----
+
+
+def group(records, *fields):
+    """{values of the fields: the records that have them}, in order of appearance."""
+    groups = {}
+    for record in records:
+        groups.setdefault(tuple(record[field] for field in fields), []).append(record)
+    return groups
+
+
+def print_table(records):
+    """Mean +- standard deviation over seeds, a row for each network."""
+    heads = "".join(f"   {error:19}" for error in ERRORS)
+    print("   D    d  width  skip    pred    loss" + heads)
+    for config, found in group(records, *Config._fields).items():
+        line = "{:4} {:4} {:6}  {:7} {:7} {:4}".format(*config)
+        for error in ERRORS:
+            values = [record[error] for record in found]
+            spread = f" +- {stdev(values):.4f}" if len(values) > 1 else ""
+            line += f"{mean(values):12.4f}{spread:10}"
+        print(line)
+
+
+def draw_samples(records, planes):
+    """A row for each prediction, a column for each D; the last column holds the references."""
+    errors = {key: mean(record["off_plane"] for record in found)
+              for key, found in group(records, "D", "pred").items()}  # fmt: skip
+    dims = sorted({record["D"] for record in records})
+    figure = Figure(figsize=(1.6 * len(dims) + 1.9, 6), layout="constrained")
+    rows = figure.subplots(3, len(dims) + 1, squeeze=False)
+    for row, pred, reference in zip(rows, COLOURS, REFERENCES):
+        for ax, D in zip(row, dims):
+            draw_plane(ax, planes[f"{pred}-{D}"], COLOURS[pred])
+            ax.set_xlabel(f"off plane: {round(errors[D, pred], 4):.3g}", fontsize=10.5)
+        draw_plane(row[-1], planes[f"{reference}-{dims[-1]}"], "#666666")
+        row[-1].set_xlabel(LABELS[reference], fontsize=10.5)
+        row[0].set_ylabel(LABELS[pred], color=COLOURS[pred], fontsize=12)
+    for ax, title in zip(rows[0], [*(f"D = {D}" for D in dims), "reference"]):
+        ax.set_title(title, fontsize=12)
+    title = "As D grows, ε- and v-prediction lose the spiral; x-prediction keeps it"
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    return figure
+
+
+def draw_plane(ax, points, colour):
+    """Points (n, 2) over the true curve, in the same frame everywhere."""
+    frame = 2.5
+    ax.plot(*spiral(quantiles(500)).T, color="0.8", linewidth=1)
+    ax.scatter(*points.T, s=1.5, color=colour, linewidths=0)
+    ax.set(xlim=(-frame, frame), ylim=(-frame, frame), xticks=[], yticks=[], aspect="equal")
+    outside = (np.abs(points) > frame).any(axis=1).mean()
+    if outside > 0.5:  # else the panel shows it
+        ax.text(0, -2.2, f"{outside:.1%} outside", ha="center", fontsize=11)
+
+
+# ---- Files and command line ----
+
+
+def add_flags(parser):
+    """The flags of all toy studies."""
+    add = parser.add_argument
+    add("--seeds", type=positive_int, default=1, help="how many seeds to average over")
+    add("--seed", type=natural, default=0, help="the first of them")
+    add("--steps", type=positive_int, default=STEPS, help="training steps")
+    add("--draw", action="store_true", help="train nothing: the picture again, from the numbers")
+    add("--out", type=Path, default=Path("runs/figures"), help="folder for the results")
+    return parser
+
+
+def save_records(path, records):
+    """Numbers as JSON, one record a line: records, or {study: records}."""
+    text = json.dumps(records).replace("}, {", "},\n{") + "\n"
+    write_whole(path, lambda part: part.write_text(text))
+
+
+def save_picture(path, figure, command):
+    """A PNG, with the command that draws it inside."""
+    details = dict(format="png", dpi=120, metadata=dict(Description=command))
+    write_whole(path, functools.partial(figure.savefig, **details))
+    print(f"wrote {path}, and the numbers beside it")
+
+
+def main(words=None):
+    style = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = add_flags(argparse.ArgumentParser(description=__doc__, **style))
+    dimension = in_range(int, 2, "a whole number from 2 to 16384", high=2**14)
+    parser.add_argument("--dims", type=dimension, nargs="+", default=DIMS, help="values of D")
+    args = parser.parse_args(words)
+    torch.set_num_threads(1)  # such small products gain nothing from more
+    path = args.out / "toy_manifold.json"
+    if not args.draw:
+        check_writable(args.out)
+        args.out.mkdir(parents=True, exist_ok=True)
+        seeds = range(args.seed, args.seed + args.seeds)
+        preds = PREDS + REFERENCES
+        configs = [Config(D, pred=pred) for D in sorted(set(args.dims)) for pred in preds]
+        records, planes = run_networks(configs, seeds, args.steps)
+        planes = {key: plane.astype(np.float16) for key, plane in planes.items()}
+        save_records(path, records)
+        write_whole(path.with_suffix(".npz"), functools.partial(np.savez_compressed, **planes))
+    records = json.loads(path.read_text())
+    with np.load(path.with_suffix(".npz")) as planes:
+        figure = draw_samples(records, {key: plane.astype(float) for key, plane in planes.items()})
+    command = f"python toy_manifold.py --seeds {len(group(records, 'seed'))}"
+    save_picture(path.with_suffix(".png"), figure, command)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit(130)
-    except OSError as error:  # such as a full disk
-        raise SystemExit(f"toy_manifold.py: {error}")
+    main()
