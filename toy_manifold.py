@@ -46,7 +46,7 @@ class Config(NamedTuple):
     D: int  # dimension of the space
     d: int = 2  # dimension of the data
     width: int = 256  # hidden units in each layer
-    skip: str = "none"  # path for z around the hidden layers
+    skip: str = "none"  # path for z around the hidden layers (figures/toy_why.py)
     pred: str = "x"  # what the network predicts; one of REFERENCES: no network
     loss: str = "v"  # the quantity that the loss compares
 
@@ -82,48 +82,20 @@ def draw_data(n, P):
 
 
 class Perceptron(nn.Module):
-    """Five linear layers with ReLU between them; t is one more input."""
+    """Five linear layers with ReLU between them; t is one more input. outputs: D, unless given."""
 
-    def __init__(self, D, width=256, skip="none"):
+    def __init__(self, D, width=256, outputs=None):
         super().__init__()
-        self.skip = skip
         self.layers = nn.Sequential(
             nn.Linear(D + 1, width), nn.ReLU(),
             nn.Linear(width, width), nn.ReLU(),
             nn.Linear(width, width), nn.ReLU(),
             nn.Linear(width, width), nn.ReLU(),
-            nn.Linear(width, D + 1 if skip == "gate" else D),  # the gate is one more output
+            nn.Linear(width, outputs or D),
         )  # fmt: skip
 
     def forward(self, z, t):
-        t = t[:, None]
-        output = self.layers(torch.cat([z, t], dim=1))  # (B, D + 1) -> (B, D)
-        return add_skip(self.skip, output, z, t)
-
-
-def skip_coefficients(kind, t):
-    """c_skip and c_out of x_pred = c_skip z + c_out net (paper Table 10), of t's shape.
-
-    Those of EDM have sigma_t = (1 - t) / t and sigma_d = 0.5, the spread of images. Numerator and
-    denominator are multiplied by t, so that nothing divides by 0 at t = 0.
-    """
-    if kind == "linear":
-        return t, 1 - t
-    if kind != "edm":
-        raise ValueError(f"skip {kind!r} is neither linear nor edm")
-    sigma_d = 0.5
-    variance = (t * sigma_d) ** 2 + (1 - t) ** 2
-    return t * sigma_d**2 / variance, (1 - t) * sigma_d / variance.sqrt()
-
-
-def add_skip(kind, output, z, t):
-    """Let z pass around the layers: not, by a learned gate, or by a fixed rule. t: (B, 1)."""
-    if kind == "none":
-        return output
-    if kind == "gate":
-        return output[:, :-1] - output[:, -1:] * z  # g (B, 1): one number for all D coordinates
-    c_skip, c_out = skip_coefficients(kind, t)
-    return c_skip * z + c_out * output
+        return self.layers(torch.cat([z, t[:, None]], dim=1))  # (B, D + 1) -> (B, D)
 
 
 # ---- Training and sampling ----
@@ -141,9 +113,8 @@ def learning_rate(step, steps, width=256):
     return LR * min(1, 256 / width) * min(1, (step + 1) / 50, 2 * (steps - step) / steps)
 
 
-def train_network(config, P, steps=STEPS, title=""):
-    """Train one network on fresh data (paper Algorithm 1)."""
-    net = Perceptron(config.D, config.width, config.skip)
+def train_network(net, config, P, steps=STEPS, title=""):
+    """Train a network on fresh data (paper Algorithm 1)."""
     optimizer = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     for step in tqdm(range(steps), title, leave=False):
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, config.width)
@@ -153,7 +124,6 @@ def train_network(config, P, steps=STEPS, title=""):
         optimizer.zero_grad()  # here the freed memory goes straight to the new gradients: faster
         loss.backward()
         optimizer.step()
-    return net
 
 
 @torch.no_grad()
@@ -201,19 +171,15 @@ def sliced_w1(planes):
     return difference.abs().mean().item()
 
 
-@torch.no_grad()
-def gate_curve(net, P):
-    """What the gate has learned: {t: mean of g over noisy data at t}."""
-    x, curve = draw_data(SAMPLES, P), {}
-    for time in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-        t = torch.full((SAMPLES, 1), time)
-        z = interpolate(x, torch.randn_like(x), t[:, 0])
-        curve[time] = net.layers(torch.cat([z, t], dim=1))[:, -1].mean().item()
-    return curve
+def plain(config):
+    return Perceptron(config.D, config.width)
 
 
-def run_network(config, seed, steps=STEPS, title=""):
-    """Train, sample and measure one network. -> its record, its samples in the plane (n, d)"""
+def run_network(config, seed, steps=STEPS, title="", build=plain):
+    """Train, sample and measure one network. -> its record, its samples in the plane (n, d)
+
+    build(config) makes the network; where that has `facts`, they are part of the record.
+    """
     torch.manual_seed(seed)
     P = random_plane(config.D, config.d)
     record = config._asdict() | dict(seed=seed)
@@ -227,20 +193,20 @@ def run_network(config, seed, steps=STEPS, title=""):
         points = spiral(quantiles(512))
         samples = sample(lambda z, t: posterior_mean(z, t, P, points), "x", noise)
     else:
-        net = train_network(config, P, steps, title)
+        net = build(config)
+        train_network(net, config, P, steps, title)
         samples = sample(net, config.pred, noise)
-        if config.skip == "gate":
-            record["gate"] = gate_curve(net, P)
+        record |= net.facts(P) if hasattr(net, "facts") else {}
     return record | errors_of(samples, P), samples @ P
 
 
-def run_networks(configs, seeds, steps=STEPS):
+def run_networks(configs, seeds, steps=STEPS, build=plain):
     """All networks of a study. -> records, {"x-512": samples in the plane of the first seed}"""
     jobs = [(config, seed) for config in configs for seed in seeds]
     jobs = [job for job in jobs if job[0].width < 1024 or job[1] == seeds[0]]  # slow: one seed
     records, planes = [], {}
     for number, (config, seed) in enumerate(jobs, start=1):
-        record, plane = run_network(config, seed, steps, f"network {number} of {len(jobs)}")
+        record, plane = run_network(config, seed, steps, f"{number} of {len(jobs)}", build)
         records.append(record)
         planes.setdefault(f"{config.pred}-{config.D}", plane.numpy())
     print_table(records)

@@ -19,18 +19,19 @@ import torch.nn.functional as F
 from common import jit
 from torch import nn
 
-# ---- Table 10: pre-conditioning ----------------------------------------------------------------------------------
+# ---- Table 10: pre-conditioning ----
 
 
 def coefficients(t, kind):
-    """c_skip and c_out of Table 10, of t's shape.
+    """c_skip and c_out of Table 10, of t's shape: linear, or EDM's ("edm").
 
-    Those of EDM have sigma_t = (1 - t) / t and sigma_d = 0.5, the spread of images. Here numerator and denominator
-    are multiplied by t, so that nothing divides by 0 at t = 0.
+    Those of EDM have sigma_t = (1 - t) / t and sigma_d = 0.5, the spread of images. Numerator and
+    denominator are multiplied by t, so that nothing divides by 0 at t = 0.
     """
     if kind == "linear":
         return t, 1 - t
-    assert kind == "edm", kind
+    if kind != "edm":
+        raise ValueError(f"kind {kind!r} is neither linear nor edm")
     sigma_d = 0.5
     variance = (t * sigma_d) ** 2 + (1 - t) ** 2
     return t * sigma_d**2 / variance, (1 - t) * sigma_d / variance.sqrt()
@@ -48,7 +49,7 @@ class Preconditioned(jit.JiT):
         return c_skip * z + c_out * super().forward(z, t, y).float()
 
 
-# ---- Our own: a gate for the noise -------------------------------------------------------------------------------
+# ---- Our own: a gate for the noise ----
 
 
 class Gated(jit.JiT):
@@ -72,7 +73,7 @@ class Gated(jit.JiT):
         return super().forward(z, t, y).float() - self.g(t).view(-1, 1, 1, 1) * z
 
 
-# ---- Table 4, first row: LayerNorm and GELU ----------------------------------------------------------------------
+# ---- Table 4, first row: LayerNorm and GELU ----
 
 
 def layer_norm(width):
@@ -94,7 +95,7 @@ class LayerNormGelu(jit.JiT):
         self.initialize()  # again, with the new parts
 
 
-# ---- Table 11: classification loss -------------------------------------------------------------------------------
+# ---- Table 11: classification loss ----
 
 
 class Classifying(jit.JiT):
