@@ -11,8 +11,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import jit  # noqa: E402
 
-DRAFTS = ROOT / "runs" / "figures"  # where a picture goes, unless --out says figures
-
 
 def real_images(data, n, seed):
     """n images, or as many as there are, as training gets them.
@@ -29,7 +27,7 @@ def real_images(data, n, seed):
 
 @functools.cache
 def version_of(data):
-    """Ten letters that change with the built-in shapes, or with names and sizes of a folder's files.
+    """Ten letters that change with the built-in shapes, or names and sizes of a folder's files.
 
     What was learned from other data must not be used. data: shapes, or a folder.
     """
@@ -40,3 +38,19 @@ def version_of(data):
         for name, polygons in jit.shape_outlines().items()
     }
     return digest(jit.FACTORS, outlines)
+
+
+def hearts(count, size=32):
+    """A heart, from one draw of its factors to another: a path on the manifold.
+
+    Returns (count, 3, size, size) in [-1, 1].
+    """
+    torch.manual_seed(36)
+    first, last = jit.random_factors(2)
+    factors = torch.lerp(first, last, torch.linspace(0, 1, count)[:, None])
+    return jit.render_shapes(torch.full((count,), jit.SHAPES.index("heart")), factors, size)
+
+
+def noise_like(x):
+    """The same normal noise for all pictures that need some, of x's shape."""
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(1))

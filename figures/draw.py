@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from studies import FINDINGS, FLOW, PREDS, SAMPLE, STUDIES, TIMES, TRAIN, digest, settings
-from style import COLOURS, GREEN, GREY, INK, X, save, wrap
+from style import COLOURS, DRAFTS, GREEN, GREY, INK, X, save, wrap
 
 PREDICTION = dict(x="x-prediction", eps="ε-prediction", v="v-prediction")
 LABELS = dict(
@@ -206,8 +206,9 @@ def plot_score(ax, results, score):
         if points:
             x, values = zip(*points)
             colour = COLOURS.get(row, colour) if study.row == "pred" else colour
-            ax.errorbar(x, [scale * np.mean(v) for v in values], [scale * spread(v) for v in values],
-                        marker=marker, color=colour, label=label(study.row, row))  # fmt: skip
+            means, bars = zip(*[(scale * np.mean(v), scale * spread(v)) for v in values])
+            style = dict(marker=marker, color=colour, label=label(study.row, row))
+            ax.errorbar(x, means, bars, **style)
     floors = [scale * real[score] for real in results.real.values() if score in real]
     if floors:
         ax.axhline(floors[0], color=GREY, linestyle=":", label="real images")
@@ -222,7 +223,8 @@ def set_columns(ax, results):
     study = results.study
     columns = distinct(results.cells, study.column)
     names = [label(study.column, column).replace(", ", ",\n") for column in columns]
-    ax.set_xticks(range(len(columns)), [name.removeprefix("no bottleneck") or "none" for name in names])
+    names = [name.removeprefix("no bottleneck") or "none" for name in names]
+    ax.set_xticks(range(len(columns)), names)
     ax.set_xlim(-0.4, len(columns) - 0.6)
 
 
@@ -252,7 +254,8 @@ def plot_paper(ax, results):
 
 def plot_outside(ax, results):
     """How much of the variance of the data's patches is outside their best r directions."""
-    share = {int(r): 100 * value for r, value in next(iter(results.real.values()))["outside"].items()}
+    found = next(iter(results.real.values()))["outside"]
+    share = {int(r): 100 * value for r, value in found.items()}
     columns = distinct(results.cells, results.study.column)
     points = [(i, share[r]) for i, r in enumerate(columns) if r in share]
     ax.plot(*zip(*points), marker="D", color=GREEN)
@@ -326,8 +329,8 @@ def plot_gates(ax, results):
     for cell in results.cells:
         pred = cell.at["pred"]
         for i, gates in enumerate(results.values(cell, "gate")):
-            sign, name = (-1, "−g(t), ε-prediction") if pred == "eps" else (1, "g(t), v-prediction")
-            style = dict(color=COLOURS[pred], label=None if i else name)
+            sign, name = (-1, "−g(t)") if pred == "eps" else (1, "g(t)")
+            style = dict(color=COLOURS[pred], label=None if i else f"{name}, {PREDICTION[pred]}")
             ax.plot(TIMES, sign * np.array(gates), **style)
     ax.set(ylim=(0, 12), ylabel="gate")
     shade_training(ax)
@@ -421,7 +424,8 @@ def draw_health(results):
                  hot="learning rate\ntoo high: 0.1", eps="predicts\nthe noise",
                  clear="trained at little\nnoise only: μ = 2")  # fmt: skip
     notes = dict(healthy=("falls fast,\nthen slowly", "lowest near\nt = 0.35"),
-                 slow=("late", "a bowl,\nbut higher"), hot=("leaps, sticks", "no bowl: ignores\nwhat it sees"),
+                 slow=("late", "a bowl,\nbut higher"),
+                 hot=("leaps, sticks", "no bowl: ignores\nwhat it sees"),
                  eps=("flat from\nthe start", "worst at small t:\nv = (z − ε) / t"),
                  clear=("not comparable:\nother t drawn", "never saw\nt < 0.2"))  # fmt: skip
     figure = Figure(figsize=(9, 6.6), layout="constrained")
@@ -432,7 +436,8 @@ def draw_health(results):
         top, by_step, by_t = axes[:, i]
         top.set_title(names[run], fontsize=9.5)
         draw_tiles(top, results.picture(cell, (0, 1, 3, 4)))
-        for other, colour in ((results.cells[0], GREY), (cell, COLOURS["eps" if run == "eps" else "x"])):
+        own = COLOURS["eps" if run == "eps" else "x"]
+        for other, colour in ((results.cells[0], GREY), (cell, own)):
             for record in results.of(other)[:1]:
                 by_step.plot(*zip(*record["log"]), color=colour)
                 late = [np.nan if loss is None else loss for loss in record["late_loss_by_t"]]
@@ -509,7 +514,7 @@ def draw_ratio(results):
     plot_ratio(left, results, lambda r: max(r["noise_left"], 0.005),
                lambda pred, ratio: (1 - ratio) * LEFT[pred], 0.01)  # fmt: skip
     plot_ratio(right, results, lambda r: mean_loss(r["loss_over_t"]),
-               lambda pred, ratio: mean_loss(bound(pred, ratio, np.array(TIMES))), 0.03)  # fmt: skip
+               lambda *cell: mean_loss(bound(*cell, np.array(TIMES))), 0.03)  # fmt: skip
     left.set_ylabel("noise left in the samples", fontsize=13)
     right.set_ylabel("v-loss of new images", fontsize=13)
     right.plot([], "--", color=GREY, label="no training can get below")
@@ -626,8 +631,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", help="of studies, or of the files that run.py wrote")
-    default = Path(__file__).resolve().parents[1] / "runs" / "figures"
-    parser.add_argument("--out", type=Path, default=default, help="where they lie")
+
+    parser.add_argument("--out", type=Path, default=DRAFTS, help="where they lie")
     args = parser.parse_args()
     for name in args.names:
         draw(name, args.out)

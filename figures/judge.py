@@ -136,7 +136,7 @@ def broken(n, draw, classes):
 
 
 def fit(draw, classes, steps, n=64, seed=0):
-    """A judge, trained on n good pictures a step, as draw(n, widen) gives them, and n / 2 broken."""
+    """A judge, trained on n good pictures a step, as draw(n, widen), and n / 2 broken ones."""
     torch.manual_seed(seed)
     net = build(classes)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
@@ -208,7 +208,8 @@ def main():
         others = sorted({[*names, "none"][i] for i in mine[mine != label].tolist()})
         share = (mine == label).double().mean()
         print(f"{name:10} {share:.2f}  taken for: {', '.join(others) or '-'}")
-    print(f"recognised {recognised(images, y, judge):.3f}, agreement {(found == y).double().mean():.3f}")
+    agreement = (found == y).double().mean()
+    print(f"recognised {recognised(images, y, judge):.3f}, agreement {agreement:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train, sample and measure what of a study is not there yet; stopped, the same command goes on.
 
     python figures/run.py ratio                          seed 0 of every cell
-    python figures/run.py ratio --seeds 3                and the other seeds, where a claim needs them
+    python figures/run.py ratio --seeds 3                and two more, where a claim needs them
     python figures/run.py predictions --data digits --size 28 --patches 14 4 --no-flip
                                                          the same on your pictures, digits/CLASS/*
 
@@ -36,9 +36,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import variants
-from common import DRAFTS, ROOT, jit, real_images, version_of
+from common import ROOT, jit, real_images, version_of
 from rfd import feature_moments
 from studies import FLOW, SAMPLE, SHOWN, SIZE, STUDIES, TIMES, TRAIN, digest, settings
+from style import DRAFTS
 from tqdm import tqdm
 
 # ---- What is measured ----
@@ -279,7 +280,8 @@ def command_of(args):
     words = ["python", "figures/run.py", args.study]
     words += ["--seeds", str(args.seeds)] if args.seeds > 1 else []
     words += ["--data", args.data] if args.data else []
-    words += ["--size", str(args.size), "--patches", *map(str, args.patches)] if args.patches else []
+    words += ["--size", str(args.size)] if args.patches else []
+    words += ["--patches", *map(str, args.patches)] if args.patches else []
     words += ["--flip"] * bool(args.flip) + ["--tiny"] * args.tiny
     return shlex.join(words)
 

@@ -1,11 +1,13 @@
 """One look for all pictures: colours, fonts, and how a picture is written. Without torch."""
 
+import argparse
 import importlib.util
 import os
 import textwrap
+from pathlib import Path
 
-if "inline" in os.environ.get("MPLBACKEND", "") and not importlib.util.find_spec("matplotlib_inline"):
-    del os.environ["MPLBACKEND"]  # a notebook set it for its own Python; here it stops the import
+if not importlib.util.find_spec("matplotlib_inline"):  # a notebook's, set for its own Python:
+    os.environ.pop("MPLBACKEND", None)  # here it would stop the import
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -16,6 +18,7 @@ COLOURS = dict(x="#0072B2", eps="#D55E00", v="#E69F00")
 X, EPS, V = COLOURS.values()
 GREEN, SKY, PINK = "#009E73", "#56B4E9", "#CC79A7"
 INK, GREY, PALE = "#222222", "#666666", "#F2F2F2"
+DRAFTS = Path(__file__).resolve().parents[1] / "runs" / "figures"  # unless --out says otherwise
 WIDTH, DPI = 8.3, 150  # inches, dots an inch. A README shows 830 pixels: 10 points are 14 there
 
 matplotlib.rcParams.update({
@@ -30,6 +33,14 @@ def save(figure, path, command, dpi=DPI):
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi, metadata=dict(Description=command))
     print(path)
+
+
+def draw_to(doc, name, draw):
+    """The command line of a script that draws one picture without a run."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--out", type=Path, default=DRAFTS, help="folder of the picture")
+    path = parser.parse_args().out / f"{name}.png"
+    save(draw(), path, f"python figures/{name}.py")
 
 
 def new_figure(height, title, note=""):
@@ -68,6 +79,10 @@ def arrow(ax, start, end, colour=INK, width=1.3, **style):
     """An arrow from start to end, in the axis' own coordinates."""
     style = dict(arrowstyle="-|>", shrinkA=0, shrinkB=0, mutation_scale=11) | style
     ax.annotate("", end, start, arrowprops=dict(color=colour, linewidth=width, **style))
+
+
+def line(ax, *points, colour=INK):
+    ax.plot(*zip(*points), color=colour, linewidth=1.5, solid_joinstyle="miter", zorder=3.5)
 
 
 def show(ax, image, left, bottom, side, colour=INK, width=1.0):

@@ -94,7 +94,8 @@ def draw_dimension(records):
         ax.text(dims.index(256), 0.06, note, ha="right", color=GREY, fontsize=11)
     ax.set_xlabel("dimension D of the space", fontsize=11)
     figure.legend(handles=legend_lines(), loc="outside lower center", ncols=4, fontsize=11)
-    figure.suptitle("As D grows, ε- and v-prediction leave the plane; x-prediction stays close to it")
+    title = "As D grows, ε- and v-prediction leave the plane; x-prediction stays close to it"
+    figure.suptitle(title)
     return figure
 
 

@@ -1,0 +1,80 @@
+"""denoising.png, .gif: the way of two samples of a run from noise to image, z above x_pred.
+
+    python figures/denoising.py runs/long
+"""
+
+import argparse
+import functools
+import math
+from pathlib import Path
+
+import torch
+from common import jit
+from PIL import Image, ImageDraw, ImageOps
+from style import DRAFTS, INK, canvas, new_figure, save, show
+
+
+def draw_strip(states):
+    """z above x_pred at nine times, of each image. states: of ten steps of jit.integrate."""
+    chosen, left = (0, 1, 2, 3, 4, 5, 6, 8, 10), 0.5
+    step, side = 0.862, 0.8533  # inches; the side is 128 dots
+    n = len(states[0][1])
+    height = 1.05 + n * (2 * step + 0.1)
+    note = "On top z, on its way to an image; under it x_pred, what the network takes it for."
+    figure = new_figure(height, "The network sees the shape where the eye still sees noise", note)
+    ax, top = canvas(figure), height - 0.95
+    for column, i in enumerate(chosen):
+        middle = left + step * column + side / 2
+        ax.text(middle, top + 0.06, f"t = {states[i][0]:.1f}", ha="center", fontsize=10, color=INK)
+    for number in range(n):
+        for part, name in enumerate(("z", "x_pred"), 1):
+            top -= step
+            ax.text(0.03, top + side / 2, name, va="center", fontsize=9, color=INK)
+            for column, i in enumerate(chosen):
+                if i < 10 or name == "z":  # at t = 1 there is nothing left to predict
+                    image = states[i][part][number].cpu()
+                    show(ax, image, left + step * column, top, side, "none")
+        top -= 0.1
+    return figure
+
+
+def draw_frame(t, z, x_pred):
+    """All z at time t above their x_pred, enlarged to a side of 96 at least, as a PIL image."""
+    # (C, H, n W) each
+    top, bottom = (torch.cat(list(jit.to_uint8(images)), dim=2) for images in (z, x_pred))
+    pixels = torch.cat([top, bottom], dim=1).expand(3, -1, -1)  # (3, 2 H, n W)
+    zoom = math.ceil(96 / z.shape[-1])
+    array = pixels.permute(1, 2, 0).cpu().numpy().repeat(zoom, 0).repeat(zoom, 1)
+    frame = ImageOps.expand(Image.fromarray(array), (2, 18, 2, 2), fill="white")
+    ImageDraw.Draw(frame).text((3, 3), f"t = {t:.2f}: z above x_pred", fill="black")
+    return frame
+
+
+def draw_animation(states, path):
+    """A frame for each time, the last one stays for two seconds."""
+    style = dict(dither=Image.Dither.NONE)  # 40 colours: noise makes large files
+    frames = [draw_frame(*state).quantize(40, **style) for state in states]
+    pauses = [80] * (len(frames) - 1) + [2000]  # milliseconds
+    settings = dict(format="GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0)
+    jit.write_whole(path, functools.partial(frames[0].save, **settings))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a run, or its checkpoint")
+    parser.add_argument("--out", type=Path, default=DRAFTS, help="folder of the pictures")
+    args = parser.parse_args()
+    net, flow, config = jit.load_run(args.run, "ema1", jit.choose_device("auto"))
+    shapes = "star,heart" if config["data"] == "shapes" else ""
+    y, _ = jit.pick_classes(2, net.classes, config["names"], shapes)
+    device, cfg = net.pos_embed.device, jit.guidance_weight(2.0, net, flow)
+    velocity = jit.guided_velocity(net, y.to(device), flow, cfg)
+    noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(2)).to(device)
+    states = list(jit.integrate(velocity, noise, steps=10))  # few: noise hardly compresses
+    save(draw_strip(states), args.out / "denoising.png", f"python figures/denoising.py {args.run}")
+    draw_animation(states, args.out / "denoising.gif")
+
+
+if __name__ == "__main__":
+    main()
