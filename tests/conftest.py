@@ -47,7 +47,8 @@ def own_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def quick_sheets(monkeypatch):
     """Pictures take one step instead of 50, unless a command says how many: half of the time."""
-    monkeypatch.setattr(jit, "sample_images", functools.partial(jit.sample_images, sampling_steps=1))
+    one_step = functools.partial(jit.sample_images, sampling_steps=1)
+    monkeypatch.setattr(jit, "sample_images", one_step)
 
 
 # Networks and numbers
