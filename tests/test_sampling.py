@@ -22,7 +22,7 @@ def end_of(path):
 
 
 def gaussian_flow(mean=0.3, scale=0.4):
-    """Exact velocity for data N(mean, scale^2) and noise N(0, 1), and where the path from z ends."""
+    """Exact velocity for N(mean, scale^2) from noise N(0, 1), and where the path from z ends."""
 
     def velocity(z, t):
         velocity.calls.append(t)
