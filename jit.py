@@ -2,6 +2,10 @@
 
 After "Back to Basics: Let Denoising Generative Models Denoise" (Li & He 2025, arXiv 2511.13720).
 
+JiT is x-prediction with the v-loss: the network predicts the clean image, and training compares
+velocities. So the squared error of the image has the weight 1 / (1 - t)^2: the last, fine steps
+count more than they do when images are compared.
+
 Notation  t = 0 is noise, t = 1 is data. x image, eps noise, z = t x + (1 - t) eps what the network
           sees, v = x - eps the velocity at which z moves from noise to image.
 The point A patch of 16 x 16 colour pixels has 768 numbers. Those of an image lie near a surface of
@@ -24,7 +28,10 @@ Differences from the paper and its official code, github.com/LTH14/JiT:
  2. On CUDA attention is in bf16 and tokens between blocks in fp32; there it is the other way round.
  3. Guidance is one batch with and without class; where its weight is 1, with class alone.
  4. The memory of the averaged weights (EMA) grows with the run, so that short runs can use them.
- 5. Noise is seeded per step and image: a run resumes to the bit, an image ignores its batch.
+ 5. Noise is seeded per step and image: a run resumes (on a CPU to the bit), an image ignores its
+    batch.
+ 6. The noise has a standard deviation of 1 below 256 px, where the paper's rule says size / 256.
+ 7. The default learning rate grows with the root of the batch, there with the batch itself.
 """
 
 import argparse
@@ -37,10 +44,11 @@ import json
 import math
 import os
 import re
-import signal
 import sys
 import time
+import unicodedata
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +56,15 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageOps
-from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 # ---- 1. The flow: from noise to data, and three things to predict (paper Section 3, Table 1) ----
 
 # While t goes from 0 to 1, z = t x + (1 - t) eps goes from noise to image, and dz/dt = x - eps = v.
 # Many pairs of image and noise pass through the same z, each with its own v. Least squares learns
-# their mean, E[v | z, t], and that is enough: following it moves as much through every place as all
-# pairs together do, so what starts out distributed as noise arrives distributed as images.
+# their mean, E[v | z, t], and that is enough: moving every z with it gives, at each t, the same
+# distribution of z as the straight paths do. So what is noise at t = 0 arrives as images at t = 1
+# (flow matching, Lipman et al. 2023).
 
 
 def interpolate(x, eps, t):
@@ -68,31 +76,33 @@ def interpolate(x, eps, t):
 T_CLIP = 0.05  # the official code's t_eps: with it, 1 / (1 - t) is 20 at most
 
 
-def convert(out, z, t, pred, clip=T_CLIP):
+def convert(output, z, t, pred, clip=T_CLIP):
     """Read a network's output as x, eps or v (pred); returns all three as a dict (paper Table 1).
 
     Two equations tie them, z = t x + (1 - t) eps and v = x - eps: one, and z, give the others.
-    out, z: (B, ...); t: (B,).
+    output, z: (B, ...); t: (B,). Raises ValueError for another pred.
     """
     t = t.view(-1, *[1] * (z.dim() - 1))  # (B, 1, ..., 1)
     noise_share = (1 - t).clamp_min(clip)  # at t = 1 z holds no noise: else a division by 0
     image_share = t.clamp_min(clip)  # at t = 0 no image; our choice, the paper is silent there
     if pred == "x":
-        x = out
+        x = output
         eps = (z - t * x) / noise_share
         v = (x - z) / noise_share
     elif pred == "eps":
-        eps = out
+        eps = output
         x = (z - (1 - t) * eps) / image_share
         v = (z - eps) / image_share
-    else:
-        v = out
+    elif pred == "v":
+        v = output
         x = z + (1 - t) * v
         eps = z - t * v
+    else:
+        raise ValueError(f"pred {pred!r} is none of x, eps, v")
     return {"x": x, "eps": eps, "v": v}
 
 
-def flow_loss(out, x, eps, t, pred, loss, clip=T_CLIP):
+def flow_loss(output, x, eps, t, pred, loss, clip=T_CLIP):
     """Mean squared error in the space `loss`, a number per sample (B,): all nine pairs of Table 1.
 
     The target, which a perfect network would put out, goes through the same conversion with the
@@ -100,17 +110,16 @@ def flow_loss(out, x, eps, t, pred, loss, clip=T_CLIP):
     """
     z = interpolate(x, eps, t)
     perfect = {"x": x, "eps": eps, "v": x - eps}[pred]
-    error = convert(out, z, t, pred, clip)[loss] - convert(perfect, z, t, pred, clip)[loss]
+    error = convert(output, z, t, pred, clip)[loss] - convert(perfect, z, t, pred, clip)[loss]
     return error.square().flatten(1).mean(1)  # (B,)
 
 
-def sample_t(n, mu=-0.8, sigma=0.8, law="logit-normal", device=None):
-    """Training times (n,) in (0, 1): logit(t) ~ N(mu, sigma^2), or t ~ U(0, 1) (Section 4.1).
+def sample_t(n, mu=-0.8, sigma=0.8, device=None):
+    """Training times (n,) in (0, 1): logit(t) ~ N(mu, sigma^2) (Section 4.1).
 
-    By default half of them are below 0.31: at much noise the layout of an image is decided.
+    By default half of them are below 0.31, where z is mostly noise and the layout of an image is
+    decided.
     """
-    if law == "uniform":
-        return torch.rand(n, device=device)
     return torch.sigmoid(mu + sigma * torch.randn(n, device=device))
 
 
@@ -122,7 +131,6 @@ class Flow:
     loss: str = "v"  # the space in which prediction and truth are compared: x, eps or v
     mu: float = -0.8  # mean of logit(t); lower is noisier (Table 3)
     sigma: float = 0.8  # standard deviation of logit(t)
-    t_law: str = "logit-normal"  # or uniform
     noise_scale: float = 1.0  # standard deviation of eps; the paper: image size / 256
     label_drop: float = 0.1  # share of the images that are trained without their class
     t_clip: float = T_CLIP  # smallest 1 - t, and smallest t, in a division
@@ -130,9 +138,14 @@ class Flow:
 
 # ---- 2. The training step (paper Algorithm 1) ----
 
-# A network is a function net(z, t, y) -> out, with z and out (B, C, H, W), t (B,), and y (B,) the
-# numbers of the classes. It also learns to do without the class, which guidance will need.
+# A network is a function net(z, t, y) -> output, with z and output (B, C, H, W), t (B,), and y (B,)
+# the numbers of the classes. It also learns to do without the class, which guidance will need.
 NO_CLASS = -1
+
+
+def matrix_products_in_bf16(device):
+    """On CUDA, for speed. Conversion and loss are always computed in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def training_loss(net, x, y, flow):
@@ -140,20 +153,19 @@ def training_loss(net, x, y, flow):
 
     Returns the loss of each image, whose mean is to be minimised, and its time t: (B,) and (B,).
     """
-    t = sample_t(len(x), flow.mu, flow.sigma, flow.t_law, x.device)
+    t = sample_t(len(x), flow.mu, flow.sigma, x.device)
     eps = flow.noise_scale * torch.randn_like(x)
     z = interpolate(x, eps, t)
     dropped = torch.rand(len(y), device=y.device) < flow.label_drop
     y = torch.where(dropped, NO_CLASS, y)
-    kind = x.device.type  # on CUDA matrix products in bf16; conversion and loss are always in fp32
-    with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
-        out = net(z, t, y)
-    return flow_loss(out.float(), x, eps, t, flow.pred, flow.loss, flow.t_clip), t
+    with matrix_products_in_bf16(x.device):
+        output = net(z, t, y)
+    return flow_loss(output.float(), x, eps, t, flow.pred, flow.loss, flow.t_clip), t
 
 
 @torch.no_grad()
 def update_average(average, parameters, decay, window, step):
-    """average <- d average + (1 - d) parameters, in place, for lists of tensors.
+    """average <- d average + (1 - d) parameters, d = decay, in place, for lists of tensors.
 
     The weights still jump about from step to step; samples come from their average (EMA). The
     paper's d = 0.9999 remembers 10,000 steps, which at first is mostly the random start. Until
@@ -170,10 +182,13 @@ def update_average(average, parameters, decay, window, step):
 def integrate(velocity, z, steps=50, solver="heun"):
     """Follow dz/dt = v(z, t) from noise to data; yields (t, z, x_pred) before steps and at the end.
 
-    velocity: a function (z, t: float) -> v of z's shape. x_pred = z + (1 - t) v is where the
-    tangent at z arrives at t = 1. "euler" follows the tangent for a step, "heun" the mean of the
-    slopes at both ends. The last step is Euler's: at t = 1 v = (x - z) / (1 - t) would be 0 / 0.
+    velocity: a function (z, t: float) -> v of z's shape; its network is in eval mode. x_pred = z +
+    (1 - t) v is where the tangent at z arrives at t = 1. "euler" follows the tangent for a step,
+    "heun" the mean of the slopes at both ends. The last step is Euler's: at t = 1 v = (x - z) /
+    (1 - t) would be 0 / 0. Raises ValueError for another solver.
     """
+    if solver not in ("euler", "heun"):
+        raise ValueError(f"solver {solver!r} is neither euler nor heun")
     for i in range(steps):
         t, t_next = i / steps, (i + 1) / steps
         v = velocity(z, t)
@@ -187,16 +202,17 @@ def integrate(velocity, z, steps=50, solver="heun"):
 def guided_velocity(net, y, flow, cfg=2.0, interval=(0.1, 1.0)):
     """The velocity (z, t) -> v for classes y (B,), with classifier-free guidance of weight cfg.
 
-    v_none + cfg (v_class - v_none) exaggerates what the class adds: clearer images, less variety.
-    Only inside the interval: in most of the noise, images of a class would all become alike.
+    v_none + cfg (v_class - v_none) exaggerates what the class adds: clearer images, less variety
+    (Ho & Salimans 2022). Only for t in the interval (Kynkaanniemi et al. 2024): at t near 0, where
+    z is nearly all noise, it would make the images of a class alike.
     """
     low, high = interval
 
     def predict(z, t, y):
-        t, kind = torch.full((len(z),), t, device=z.device), z.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
-            out = net(z, t, y)
-        return convert(out.float(), z, t, flow.pred, flow.t_clip)["v"]
+        t = torch.full((len(z),), t, device=z.device)
+        with matrix_products_in_bf16(z.device):
+            output = net(z, t, y)
+        return convert(output.float(), z, t, flow.pred, flow.t_clip)["v"]
 
     def velocity(z, t):
         inside = (low < t or low == 0) and t < high  # from 0: t = 0 too; as in the official code
@@ -209,15 +225,15 @@ def guided_velocity(net, y, flow, cfg=2.0, interval=(0.1, 1.0)):
     return velocity
 
 
-def mix_seed(*numbers):
-    """One seed from several numbers, such that neighbouring ones have nothing in common."""
-    sequence = np.random.SeedSequence([len(numbers), *numbers])  # else (1, 2) would equal (1, 2, 0)
+def mix_seed(*parts):
+    """One seed from several integers, such that neighbouring ones have nothing in common."""
+    sequence = np.random.SeedSequence([len(parts), *parts])  # else (1, 2) would equal (1, 2, 0)
     return int(sequence.generate_state(1)[0])
 
 
-def image_noise(shape, seed, numbers):
+def image_noise(shape, seed, indices):
     """Normal noise (B, *shape): that of image i depends on seed and i alone, not on its batch."""
-    generators = [torch.Generator().manual_seed(mix_seed(seed, i)) for i in numbers]
+    generators = [torch.Generator().manual_seed(mix_seed(seed, i)) for i in indices]
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
@@ -230,14 +246,15 @@ def sample_images(net, y, flow, shape, seed=0, batch_size=50, cfg=2.0, interval=
                   sampling_steps=50, solver="heun"):  # fmt: skip
     """Draw an image of each class in y (n,), in batches: uint8 (B, *shape), one after the other.
 
-    shape: (C, H, W), as in net.shape. 50 Heun steps are the paper's: 99 evaluations of the network.
+    net: in eval mode; shape: (C, H, W), as net.shape. The paper's 50 Heun steps are 99 evaluations.
     """
     for first in range(0, len(y), batch_size):
         labels = y[first : first + batch_size]
         noise = image_noise(shape, seed, range(first, first + len(labels))).to(y.device)
         velocity = guided_velocity(net, labels, flow, cfg, interval)
-        *_, (_, x, _) = integrate(velocity, flow.noise_scale * noise, sampling_steps, solver)
-        yield to_uint8(x)
+        for _, z, _ in integrate(velocity, flow.noise_scale * noise, sampling_steps, solver):
+            pass  # only the last z is kept
+        yield to_uint8(z)
 
 
 # ---- 4. The network: a Vision Transformer (paper Figure 3), named as in released checkpoints ----
@@ -251,6 +268,19 @@ MODELS = {  # paper Table 9; Ti and S are ours, for a CPU and a small GPU
     "G": dict(depth=40, width=1664, heads=16, bottleneck=256, context_tokens=32, context_start=10),
 }
 MODELS["H"]["dropout"] = MODELS["G"]["dropout"] = 0.2
+
+
+def default_recipe(model, batch_size):
+    """The learning rate of a model of MODELS, and the share of the run in which it falls to 0.
+
+    B to G: 2e-4 at a batch of 1,024 (Table 9), times the root of the batch, as the noise of Adam's
+    steps asks for (Malladi et al. 2022). Ti and S: found by trying, for short runs.
+    """
+    if model == "Ti":
+        return dict(lr=4e-3, cooldown=0.5)
+    if model == "S":
+        return dict(lr=5e-4, cooldown=0.5)
+    return dict(lr=2e-4 * math.sqrt(batch_size / 1024), cooldown=0.0)
 
 
 class PatchEmbed(nn.Module):
@@ -271,14 +301,14 @@ class PatchEmbed(nn.Module):
 
 def unpatchify(patches, p):
     """Patches (B, N, p*p*C), in the order row, column, channel, to an image (B, C, H, W)."""
-    B, N, numbers = patches.shape
-    side, C = math.isqrt(N), numbers // p**2
+    B, N, patch_size = patches.shape
+    side, C = math.isqrt(N), patch_size // p**2
     x = patches.reshape(B, side, side, p, p, C).permute(0, 5, 1, 3, 2, 4)
     return x.reshape(B, C, side * p, side * p)  # from (B, C, side, p, side, p)
 
 
 def grid_angles(side, n):
-    """Row and column of each token, times n frequencies from 1 down to 1 / 10000: (N, n) each."""
+    """Row and column of each token, times n frequencies, from 1 towards 1 / 10000: (N, n) each."""
     frequency = 10000.0 ** -(torch.arange(n, dtype=torch.float64) / n)
     angle = torch.arange(side, dtype=torch.float64)[:, None] * frequency  # (side, n)
     return angle.repeat_interleave(side, dim=0), angle.repeat(side, 1)
@@ -291,8 +321,8 @@ def position_embedding(side, width):
 
 
 def rope_table(side, head_dim, context_tokens, on=True):
-    """Rotary position embedding (RoPE): cos and sin (K + N, d) of the angles by which the pairs of
-    numbers in a query or key turn, half of them with the row of its token, half with the column.
+    """Rotary position embedding (RoFormer, Su et al. 2021): cos and sin (K + N, d) of the angles by
+    which pairs of numbers in a query or key turn, half with the row of its token, half the column.
 
     In-context tokens come first; they have no place in the image, and angle 0. Off: all angles 0.
     """
@@ -331,7 +361,7 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """A block's MLP: w3(silu(a) * b) with a, b = w12(x)."""
+    """A block's MLP: w3(silu(a) * b) with a, b = w12(x) (SwiGLU, Shazeer 2020)."""
     def __init__(self, width, dropout):
         super().__init__()
         hidden = int(4 * width * 2 / 3)  # 2/3: three matrices for the price of an MLP's two
@@ -363,10 +393,10 @@ class Block(nn.Module):
 
 class FinalLayer(nn.Module):
     """Tokens (B, N, D) to patches (B, N, p*p*C)."""
-    def __init__(self, width, numbers):
+    def __init__(self, width, patch_size):
         super().__init__()
         self.norm_final = nn.RMSNorm(width, eps=1e-6)
-        self.linear = nn.Linear(width, numbers)
+        self.linear = nn.Linear(width, patch_size)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x, c):
@@ -451,13 +481,27 @@ class JiT(nn.Module):
 
 
 class Stop(Exception):
-    """Ends the program with (a sentence, an exit code): 2 for a user's mistake, 1 for a failed run."""
+    """Ends the program with a sentence. code: 2 for a user's mistake, 1 for a run that failed."""
+
+    def __init__(self, sentence, code=2):
+        super().__init__(sentence)
+        self.code = code
 
 
 def check(condition, sentence):
     """Stop with exit code 2 unless the condition holds."""
     if not condition:
-        raise Stop(sentence, 2)
+        raise Stop(sentence)
+
+
+def processes():
+    """(rank of this process, number of processes): those of torchrun, else (0, 1)."""
+    world = os.environ.get("WORLD_SIZE") or "1"
+    if world == "1":
+        return 0, 1
+    complete = world.isdecimal() and "MASTER_ADDR" in os.environ
+    check(complete, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
+    return int(os.environ["RANK"]), int(world)
 
 
 # ---- 5. Built-in data: ten shapes, drawn as they are needed ----
@@ -478,11 +522,13 @@ def random_factors(n, device=None):
 
 
 def shape_outlines():
-    """Each shape as polygons in the complex plane (x + iy, y down); one inside another is a hole."""
+    """Each shape as polygons in the complex plane, x + iy, y down; one inside another is a hole."""
     angle = torch.arange(120) * (math.tau / 120)
+    crescent = 0.6 + 0.34 * angle.sin() * angle.sin().abs()
 
     def around(radii):  # corners at these radii, evenly spaced in angle, clockwise from the top
-        return torch.polar(torch.as_tensor(radii), torch.arange(len(radii)) * (math.tau / len(radii)) - math.tau / 4)
+        turn = torch.arange(len(radii)) * (math.tau / len(radii))
+        return torch.polar(torch.as_tensor(radii), turn - math.tau / 4)
 
     heart_y = 5 * (2 * angle).cos() + 2 * (3 * angle).cos() - 13 * angle.cos() - 1
     arm = torch.tensor([0.32 - 0.9j, 0.32 - 0.32j, 0.9 - 0.32j])  # a quarter of the cross
@@ -494,7 +540,7 @@ def shape_outlines():
         "star": [around([1.05, 0.5] * 5)],
         "heart": [torch.complex(16 * angle.sin() ** 3, heart_y) / 16],
         "cross": [torch.cat([arm * 1j**quarter for quarter in range(4)])],
-        "moon": [torch.polar(0.6 + 0.34 * angle.sin() * angle.sin().abs(), math.pi + 2.3 * angle.cos())],
+        "moon": [torch.polar(crescent, math.pi + 2.3 * angle.cos())],
         "flower": [around(0.42 + 0.52 * (2.5 * angle).cos().abs()), around([0.25] * 120)],
         "gear": [around(0.77 + 0.18 * (3 * (6 * angle).cos()).clamp(-1, 1)), around([0.42] * 120)],
     }
@@ -502,7 +548,7 @@ def shape_outlines():
 
 @functools.cache
 def distance_fields(device):
-    """Distances to the outlines, negative inside, on a grid over [-1.5, 1.5]^2: (10, 1, 128, 128)."""
+    """Distances to the outlines, negative inside, over [-1.5, 1.5]^2: (10, 1, 128, 128)."""
     axis = torch.linspace(-1.5, 1.5, 128)
     point = torch.complex(axis[None, :], axis[:, None])  # (128, 128)
     fields = []
@@ -517,25 +563,28 @@ def distance_fields(device):
 
 
 def render_shapes(labels, factors, size):
-    """Draw an image for each label (B,) and row of factors (B, 7): (B, 3, size, size) in [-1, 1]."""
+    """Images (B, 3, size, size) in [-1, 1] of labels (B,) and factors (B, 7)."""
     x, y, scale, angle, hue, back_hue, back_light = factors[..., None, None].unbind(1)  # (B, 1, 1)
     fields = distance_fields(factors.device)[labels]  # (B, 1, 128, 128)
     cos, sin = angle.cos() / (1.5 * scale), angle.sin() / (1.5 * scale)
     axis = (torch.arange(size, device=factors.device) + 0.5) * (2 / size) - 1
 
-    def distance(shift):  # to the outline, from each pixel or from a place shifted along the diagonal
+    def distance(shift):  # to the outline, from each pixel or a place shifted along the diagonal
         right, down = axis[None, :] - x + shift, axis[:, None] - y + shift  # (B, 1, S), (B, S, 1)
-        place = torch.stack([right * cos + down * sin, down * cos - right * sin], -1)  # (B, S, S, 2)
+        turned = right * cos + down * sin, down * cos - right * sin
+        place = torch.stack(turned, dim=-1)  # (B, S, S, 2)
         return scale[:, None] * F.grid_sample(fields, place.clamp(-1, 1), align_corners=True)
 
-    def rainbow(hue, saturation):  # RGB (B, 3, 1, 1), about equally light: hence green's small swing
+    def rainbow(hue, saturation):  # RGB (B, 3, 1, 1), about equally light: so green swings less
         phase = torch.stack([hue, hue - 1 / 3, hue + 1 / 3], 1)
-        centre, swing = torch.tensor([[0.58, 0.48, 0.55], [0.42, 0.32, 0.42]], device=hue.device).view(2, 3, 1, 1)
+        swings = torch.tensor([[0.58, 0.48, 0.55], [0.42, 0.32, 0.42]], device=hue.device)
+        centre, swing = swings.view(2, 3, 1, 1)
         return centre + saturation * swing * (math.tau * phase).cos()
 
     here, to_light = distance(0), distance(-0.07)  # (B, 1, S, S); the light stands at the top left
     slope = (to_light / 0.12).clamp(-1, 1) - (here / 0.12).clamp(-1, 1)  # of a bevel 0.12 wide
-    face = torch.lerp(rainbow(hue, 1.0), (slope > 0).float(), 0.6 * slope.abs())  # to white or black
+    shade = (slope > 0).float()  # white or black
+    face = torch.lerp(rainbow(hue, 1.0), shade, 0.6 * slope.abs())
     shadow = 1 - 0.4 * torch.sigmoid(-22 * to_light)
     back = back_light[:, None] * (0.5 + rainbow(back_hue, 0.3)) * shadow
     paint = torch.sigmoid(-1.5 * size * here)  # an edge about 1.5 pixels wide at any size
@@ -547,7 +596,7 @@ class Shapes:
     """The built-in data: images (3, size, size) without end."""
 
     size: int
-    names, labels = SHAPES, ()
+    names, labels, fingerprint = SHAPES, (), ""
 
 
 # ---- 6. Data from a folder ----
@@ -556,14 +605,26 @@ SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "tes
 MEMORY_LIMIT = 4 * 2**30  # bytes; a folder with more pixels is read again in every epoch
 
 
+def to_eight_bits(image, white):
+    """A grey PIL image of 16 bits as one of 8; `white` becomes 255, as does what is transparent."""
+    pixels = np.asarray(image)
+    pixels = np.where(pixels == image.info.get("transparency"), white, pixels)
+    return Image.fromarray((pixels / (white / 255)).round().astype(np.uint8))
+
+
 def crop(image, size, channels):
-    """PIL image to uint8 (C, size, size), upright, on white, by ADM's centre crop, as the official code's.
-    Raises ValueError where the range of its pixels is not known."""
+    """PIL image to uint8 (C, size, size), upright, on white, by ADM's centre crop, as officially.
+
+    Raises ValueError where the range of its pixels is not known, and for very long images.
+    """
     if image.mode in ("I", "F") and image.format != "PNG":
         raise ValueError(f"pixels of mode {image.mode} may have any range")
+    if max(image.size) > 100 * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels have no centre to speak of")
+    bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16  # BitsPerSample
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits: 65535 is white
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode.startswith("I"):
+        image = to_eight_bits(image, 2**bits - 1)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -577,82 +638,129 @@ def crop(image, size, channels):
     return torch.from_numpy(pixels.reshape(size, size, channels)).permute(2, 0, 1)
 
 
+@functools.cache
+def decoders():
+    """Threads that read images, one for each core: PIL lets the others run while it decodes."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # the cores of this job, not of the machine
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return ThreadPoolExecutor(max(1, cores // processes()[1]))
+
+
 @dataclasses.dataclass
-class Images(Dataset):
-    """Images of shape (C, S, S), in files or in memory; a DataLoader asks for a batch at a time."""
+class Images:
+    """Images of shape (C, S, S), in files or in memory."""
 
     names: list  # of the classes
     labels: torch.Tensor  # (n,) int64: the class of each image
     paths: list
     shape: tuple
+    fingerprint: str = ""  # changes with the names and sizes of the files
     pixels: torch.Tensor = None  # (n, C, S, S) uint8, once in memory
 
-    def __getitem__(self, i):
-        """uint8 pixels (C, S, S) and class of an image; or None, and a line that says why."""
-        if self.pixels is not None:
-            return self.pixels[i], self.labels[i]
+    def read(self, index):
+        """uint8 pixels (C, S, S) of a file; None, and a line that says why, if it is broken."""
         try:
-            with Image.open(self.paths[i]) as image:
-                return crop(image, self.shape[1], self.shape[0]), self.labels[i]
+            with Image.open(self.paths[index]) as image:
+                return crop(image, self.shape[1], self.shape[0])
         except Exception as error:  # broken files raise nearly anything
-            tqdm.write(f"left out {self.paths[i]}: {error}", file=sys.stderr)
+            tqdm.write(f"left out {self.paths[index]}: {error}", file=sys.stderr)
 
-    @staticmethod
-    def collate(items):
-        """A batch of what could be read: pixels (B, C, S, S) and classes (B,)."""
-        good = [item for item in items if item is not None]
-        return default_collate(good) if good else (torch.empty(0, 1, 1, 1), torch.empty(0, dtype=torch.long))
-
-    def batches(self, numbers):
-        """A DataLoader over lists of image numbers; its own generator leaves the noise of a step alone."""
-        workers = min(8, os.cpu_count() or 1, len(self.labels) // 64) if self.pixels is None else 0
-        return DataLoader(self, batch_sampler=numbers, num_workers=workers, collate_fn=self.collate,
-                          pin_memory=torch.cuda.is_available(), generator=torch.Generator())
+    def batch(self, indices):
+        """uint8 pixels (B, C, S, S) and classes (B,) of those of the images that can be read."""
+        if self.pixels is not None:
+            return self.pixels[indices], self.labels[indices]
+        images = list(decoders().map(self.read, indices))
+        readable = [i for i, image in zip(indices, images) if image is not None]
+        images = [image for image in images if image is not None]
+        return torch.stack(images) if images else torch.empty(0), self.labels[readable]
 
     def load(self):
         """Read all images into memory, and leave out the broken ones."""
-        n, done, labels = len(self.labels), 0, []
+        n, readable = len(self.paths), []
         pixels = torch.empty(n, *self.shape, dtype=torch.uint8)
-        for batch, y in self.batches(tqdm(torch.arange(n).split(64), "reading images", leave=False)):
-            pixels[done : done + len(y)] = batch
-            labels.append(y)
-            done += len(y)
-        check(done, f"none of the {n} files can be read as an image.")
-        if done < n:
-            print(f"{n - done} of {n} files were left out", file=sys.stderr)
-        self.pixels, self.labels = pixels[:done], torch.cat(labels)
+        images = decoders().map(self.read, range(n))
+        for i, image in enumerate(tqdm(images, "reading images", n, leave=False)):
+            if image is not None:
+                pixels[len(readable)] = image
+                readable.append(i)
+        check(readable, f"none of the {n} files can be read as an image.")
+        if len(readable) < n:
+            print(f"{n - len(readable)} of {n} files were left out", file=sys.stderr)
+        self.pixels, self.labels = pixels[: len(readable)], self.labels[readable]
+        self.paths = [self.paths[i] for i in readable]
+
+    def check_classes(self):
+        """Stop where no image of a class can be read: it would not be learnt, yet sampled."""
+        for label, name in enumerate(self.names):
+            indices = (self.labels == label).nonzero().flatten().tolist()
+            readable = bool(indices) and self.pixels is not None
+            readable = readable or any(self.read(i) is not None for i in indices)
+            check(readable, f"no image of class {name} can be read: mend it or delete it.")
+
+
+def find_files(root):
+    """All files under a folder, sorted, but hidden ones.
+
+    Links are followed at the top only: one below could lead to a folder that holds it.
+    """
+    tops = [path for path in root.iterdir() if path.name[0] != "."]
+    files = [path for path in tops if not path.is_dir()]
+    for top in set(tops) - set(files):
+        check(os.access(top, os.R_OK | os.X_OK), f"{top} cannot be read.")
+        circular = root.resolve().is_relative_to(top.resolve())
+        check(not circular, f"{top} is a link to a folder that holds it.")
+        for path in top.rglob("*"):  # a folder that cannot be opened counts as a file, to be told
+            if path.is_symlink() or not path.is_dir() or not os.access(path, os.R_OK):
+                files.append(path)
+    return sorted(path for path in files if "/." not in path.relative_to(root.parent).as_posix())
+
+
+def fingerprint(root, paths):
+    """A hash of names and sizes of files: moves with the folder, changes with its content."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size if path.exists() else 0
+        line = f"{path.relative_to(root).as_posix()} {size}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def find_images(name, shape):
+    """The Images of FOLDER/CLASS/**, or of FOLDER itself without classes: sorted, not yet read."""
+    root = Path(name)
+    check(name and root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
+    Image.init()  # PIL then knows all types of files that it can open
+    known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
+    files = find_files(root)
+    paths = [path for path in files if path.suffix.lower() in known]
+    nested = [path for path in paths if path.parent != root]
+    left_out = Counter(p.suffix or "no suffix" for p in files if p.suffix.lower() not in known)
+    left_out["beside the class folders"] = len(paths) - len(nested or paths)
+    classes = [path.relative_to(root).parts[0] for path in nested]
+    names, labels = np.unique(classes, return_inverse=True)
+    names, paths = names.tolist(), nested or paths
+    class_list = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    line = f"{root}: {len(paths)} images, {len(names)} classes{': ' if names else ''}{class_list}"
+    for kind, n in left_out.items():
+        line += f"; left out {n} ({kind})" if n else ""
+    folders = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
+    empty = sorted(folders - set(names))
+    print(line + (f"; no images in {', '.join(empty[:10])}" if empty else ""))
+    check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or *.jpg without classes.")
+    is_split = names and SPLITS.issuperset(name.lower() for name in names)
+    check(not is_split, f"{root} is split into {class_list}: give one.")
+    labels = torch.from_numpy(labels) if nested else torch.full((len(paths),), NO_CLASS)
+    return Images(names, labels, paths, shape, fingerprint(root, paths))
 
 
 def open_data(name, shape):
-    """Shapes; or Images (C, S, S) in FOLDER/CLASS/**, or in FOLDER itself without classes, sorted."""
+    """The data of --data: Shapes, or the Images of a folder, in memory if they fit."""
     if name == "shapes":
         return Shapes(shape[1])
-    check(name and Path(name).is_dir(), f"'{name}' is no folder of images, nor shapes.")
-    root = Path(name)
-    Image.init()  # PIL then knows all types of files that it can open
-    known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
-    tops = [path for path in root.iterdir() if path.name[0] != "."]
-    files = [path for path in tops if not path.is_dir()]
-    for top in set(tops) - set(files):  # may be links; links below are not followed: they may lead back
-        there = os.access(top, os.R_OK | os.X_OK) and not root.resolve().is_relative_to(top.resolve())
-        check(there, f"{top} cannot be read, or leads back.")
-        files += [p for p in top.rglob("*") if p.is_symlink() or not p.is_dir() or not os.access(p, os.R_OK)]
-    files = sorted(path for path in files if "/." not in path.relative_to(root.parent).as_posix())
-    paths = [path for path in files if path.suffix.lower() in known]
-    nested = [path for path in paths if path.parent != root]
-    left_out = Counter(path.suffix or "no suffix" for path in files if path.suffix.lower() not in known)
-    left_out["beside the class folders"] = len(paths) - len(nested or paths)
-    names, labels = np.unique([path.relative_to(root).parts[0] for path in nested], return_inverse=True)
-    names, paths = names.tolist(), nested or paths
-    some = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
-    print(f"{root}: {len(paths)} images, {len(names)} classes{': ' * bool(names)}{some}"
-          + "".join(f"; left out {n} ({kind})" for kind, n in left_out.items() if n))
-    check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or as *.jpg without classes.")
-    check(not names or not SPLITS.issuperset(map(str.lower, names)), f"{root} is split into {some}: give one.")
-    labels = torch.from_numpy(labels) if nested else torch.full((len(paths),), NO_CLASS)
-    images = Images(names, labels, paths, shape)
-    if len(paths) * math.prod(shape) <= MEMORY_LIMIT:
+    images = find_images(name, shape)
+    if len(images.paths) * math.prod(shape) <= MEMORY_LIMIT // processes()[1]:
         images.load()
+    images.check_classes()
     return images
 
 
@@ -662,21 +770,31 @@ def shuffled(n, seed, epoch):
     return np.random.default_rng([seed, epoch]).permutation(n).tolist()
 
 
+def read_batch(data, indices, tries=20):
+    """uint8 images (B, C, S, S) and their classes; where all of them are broken, of others."""
+    for _ in range(tries):
+        pixels, y = data.batch(indices)
+        if len(y):
+            return pixels, y
+        indices = torch.randint(len(data.labels), (len(indices),)).tolist()
+    raise Stop(f"hardly any of the {len(data.labels)} files can be read as an image.")
+
+
 def data_batches(data, places, seed, device, flip=False):
-    """For each range of places in the row of all epochs: images (B, C, S, S) in [-1, 1], classes (B,)."""
-    if isinstance(data, Shapes):
-        for part in places:
+    """For each range of places in the row of epochs: x (B, C, S, S) in [-1, 1], classes (B,)."""
+    for part in places:
+        if isinstance(data, Shapes):
             y = torch.randint(len(SHAPES), (len(part),), device=device)
             yield render_shapes(y, random_factors(len(y), device), data.size), y
-        return
-    n = len(data.labels)
-    numbers = ([shuffled(n, seed, place // n)[place % n] for place in part] for part in places)
-    for pixels, y in data.batches(numbers):
-        check(len(y), "none of the images of a batch could be read.")
-        x = pixels.to(device, non_blocking=True).float() / 127.5 - 1
+            continue
+        n = len(data.labels)
+        pixels, y = read_batch(data, [shuffled(n, seed, i // n)[i % n] for i in part])
+        if device.type == "cuda":  # from pinned memory a copy does not make the GPU wait
+            pixels, y = pixels.pin_memory(), y.pin_memory()
+        x = pixels.to(device, non_blocking=device.type == "cuda").float() / 127.5 - 1
         if flip:
             x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
-        yield x, y.to(device, non_blocking=True)
+        yield x, y.to(device, non_blocking=device.type == "cuda")
 
 
 # ---- 7. FID and Inception Score, as torch-fidelity computes them ----
@@ -687,7 +805,7 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 
 
 def resize_tf1(x, dim):
-    """Bilinear resize of one axis to 299 as in TensorFlow 1: no half-pixel shift, no antialiasing."""
+    """Bilinear resize of one axis to 299 as in TensorFlow 1: no half-pixel shift, no smoothing."""
     source = torch.arange(299, device=x.device) * torch.tensor(x.shape[dim] / 299, device=x.device)
     low = source.long()
     high = (low + 1).clamp_max(x.shape[dim] - 1)
@@ -696,16 +814,16 @@ def resize_tf1(x, dim):
 
 
 class Inception:
-    """The network of FID, from 2015. layers: {name: (kernel, bias)}, batch norm folded in, and "fc"."""
+    """The network of FID (2015). layers: {name: (kernel, bias)}, batch norm folded in, and "fc"."""
 
     def __init__(self, layers):
         self.layers = layers
 
-    def chain(self, x, block, *names, stride=1, padding="same"):
-        """Convolutions, each with a ReLU, one after the other; stride and padding are the last one's."""
+    def chain(self, x, prefix, *names, stride=1, padding="same"):
+        """Convolutions with a ReLU, one after the other; stride and padding are the last one's."""
         for name in names[:-1]:
-            x = F.relu_(F.conv2d(x, *self.layers[block + name], padding="same"))
-        return F.relu_(F.conv2d(x, *self.layers[block + names[-1]], stride, padding))
+            x = F.relu_(F.conv2d(x, *self.layers[prefix + name], padding="same"))
+        return F.relu_(F.conv2d(x, *self.layers[prefix + names[-1]], stride, padding))
 
     def block(self, name, x, *chains, pool=F.avg_pool2d):
         """Chains side by side, each given by its names, and one convolution after a pool."""
@@ -716,13 +834,15 @@ class Inception:
 
     def block_to_half(self, name, x, *chains):
         """Chains that end with stride 2 and without padding, and a pool that does."""
-        branches = [self.chain(x, f"Mixed_{name}.branch", *names, stride=2, padding=0) for names in chains]
+        prefix = f"Mixed_{name}.branch"
+        branches = [self.chain(x, prefix, *names, stride=2, padding=0) for names in chains]
         return torch.cat([*branches, F.max_pool2d(x, 3, stride=2)], 1)
 
     @torch.no_grad()
     def __call__(self, images):
         """uint8 images (B, 1 or 3, H, W) of any size to features (B, 2048) and logits (B, 1008)."""
-        assert images.dtype == torch.uint8, "images in [-1, 1] would all look alike"
+        if images.dtype != torch.uint8:
+            raise ValueError("images must be uint8: those in [-1, 1] would all look alike")
         x = images.expand(-1, 3, -1, -1).float()
         x = (resize_tf1(resize_tf1(x, dim=3), dim=2) - 128) / 128  # (B, 3, 299, 299)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -730,16 +850,18 @@ class Inception:
         x = self.chain(self.chain(x, "Conv2d_", "2a_3x3", padding=0), "Conv2d_", "2b_3x3")
         x = self.chain(F.max_pool2d(x, 3, stride=2), "Conv2d_", "3b_1x1", "4a_3x3", padding=0)
         x = F.max_pool2d(x, 3, stride=2)  # (B, 192, 35, 35)
+        thrice = ["3x3dbl_1", "3x3dbl_2", "3x3dbl_3"]
         for name in ("5b", "5c", "5d"):
-            x = self.block(name, x, ["1x1"], ["5x5_1", "5x5_2"], ["3x3dbl_1", "3x3dbl_2", "3x3dbl_3"])
-        x = self.block_to_half("6a", x, ["3x3"], ["3x3dbl_1", "3x3dbl_2", "3x3dbl_3"])
+            x = self.block(name, x, ["1x1"], ["5x5_1", "5x5_2"], thrice)
+        x = self.block_to_half("6a", x, ["3x3"], thrice)
         twice = [f"7x7dbl_{i}" for i in range(1, 6)]
         for name in ("6b", "6c", "6d", "6e"):  # (B, 768, 17, 17)
             x = self.block(name, x, ["1x1"], ["7x7_1", "7x7_2", "7x7_3"], twice)
         seven = [f"7x7x3_{i}" for i in range(1, 5)]
         x = self.block_to_half("7a", x, ["3x3_1", "3x3_2"], seven)  # (B, 1280, 8, 8)
         three, twice = ["3x3_1"], ["3x3dbl_1", "3x3dbl_2"]  # both end in a fork, 1 x 3 and 3 x 1
-        forks = [[*three, "3x3_2a"], [*three, "3x3_2b"], [*twice, "3x3dbl_3a"], [*twice, "3x3dbl_3b"]]
+        forks = [[*three, "3x3_2a"], [*three, "3x3_2b"]]
+        forks += [[*twice, "3x3dbl_3a"], [*twice, "3x3dbl_3b"]]
         x = self.block("7b", x, ["1x1"], *forks)
         x = self.block("7c", x, ["1x1"], *forks, pool=F.max_pool2d)  # (B, 2048, 8, 8)
         features = x.mean((2, 3))  # (B, 2048)
@@ -747,7 +869,7 @@ class Inception:
 
 
 def load_inception(path, device, sha256=INCEPTION_SHA256):
-    """The Inception network, from a file (None: torch.hub's cache), downloaded if it is not there."""
+    """The Inception network, from a file (None: torch.hub's cache), downloaded if need be."""
     path = path or Path(torch.hub.get_dir(), "checkpoints", INCEPTION_URL.rpartition("/")[2])
     if not path.exists():
         try:
@@ -755,7 +877,7 @@ def load_inception(path, device, sha256=INCEPTION_SHA256):
             torch.hub.download_url_to_file(INCEPTION_URL, str(path))
         except Exception as error:  # of the network or the disk
             hint = f"get {INCEPTION_URL}, put it at {path}; figures/rfd.py needs none."
-            raise Stop(f"no download ({error}): {hint}", 2) from error
+            raise Stop(f"no download ({error}): {hint}") from error
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     check(found == sha256, f"{path} is not {INCEPTION_URL}: its SHA-256 is another. Delete it.")
     state, layers = torch.load(path, map_location=device, weights_only=True), {}
@@ -768,11 +890,11 @@ def load_inception(path, device, sha256=INCEPTION_SHA256):
 
 
 def moments(batches):
-    """Number, mean (d,) and covariance (d, d), with n - 1, of features in batches (B, d); in fp64."""
+    """Number, mean (d,) and covariance (d, d), with n - 1, of features in batches (B, d), fp64."""
     n, total, products, origin = 0, 0.0, 0.0, None
     for batch in batches:
         batch = batch.cpu().double()
-        origin = batch.mean(0) if origin is None else origin  # keeps the numbers small, thus exact
+        origin = batch.mean(0) if origin is None else origin  # small numbers: no cancellation
         n, total = n + len(batch), total + (batch - origin).sum(0)
         products = products + (batch - origin).T @ (batch - origin)
     check(n > 1, "a covariance needs two images at least.")
@@ -783,7 +905,7 @@ def moments(batches):
 def frechet_distance(mu1, sigma1, mu2, sigma2):
     """|mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr (S1 S2)^(1/2), between two Gaussians.
 
-    With S = R R^T the last trace is the sum of the singular values of R1^T R2: real and exact for any rank.
+    With S = R R^T the last trace is the sum of the singular values of R1^T R2: real for any rank.
     """
     roots = []
     for sigma in (sigma1, sigma2):
@@ -796,8 +918,8 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
 
 
 def inception_score(logits, splits=10):
-    """exp(mean KL(p(y|x) | p(y))) of logits (N, 1008): mean and standard deviation over the splits."""
-    order = np.random.RandomState(2020).permutation(len(logits))  # else a split has only some classes
+    """exp(mean KL(p(y|x) | p(y))) of logits (N, 1008): mean and standard deviation over splits."""
+    order = np.random.RandomState(2020).permutation(len(logits))  # else a split has few classes
     log_p, scores = logits.cpu().double()[order].log_softmax(1), []
     for i in range(splits):
         part = log_p[i * len(log_p) // splits : (i + 1) * len(log_p) // splits]
@@ -811,14 +933,16 @@ def inception_score(logits, splits=10):
 
 CHECKPOINT = "checkpoint-last.pth"  # the official code's name
 WEIGHTS = {"raw": "model", "ema1": "model_ema1", "ema2": "model_ema2"}  # --weights: key in the file
-AVERAGES = {"model_ema1": (0.9999, 9), "model_ema2": (0.9996, 36)}  # decay, window of update_average
+AVERAGES = {"model_ema1": (0.9999, 9), "model_ema2": (0.9996, 36)}  # decay, window
+SAVE_SECONDS = 600  # a stop costs no more than this
 
 
-def make_folder(path):
-    """A folder that can be written to: to be known before the work, not after it."""
-    path.mkdir(parents=True, exist_ok=True)
-    check(os.access(path, os.W_OK), f"{path} cannot be written to.")
-    return path
+def check_writable(folder):
+    """Stop where a folder cannot be made or written to: to be known before the work."""
+    folder = folder.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
+    check(writable, f"{folder} cannot be written to.")
 
 
 def write_whole(path, write):
@@ -827,356 +951,507 @@ def write_whole(path, write):
     try:
         write(temporary)
         os.replace(temporary, path)
-    except RuntimeError as error:  # of torch.save
-        raise OSError(f"{path} cannot be written: is the disk full?") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(path, networks, optimizer, step, config):
-    """The official layout, names with the prefix "net."; and `config`, to build the network again."""
+    """The official layout, names with prefix "net."; `config` tells how to build the network."""
     checkpoint = dict(optimizer=optimizer.state_dict(), step=step, config=config)
     for key, network in networks.items():
         checkpoint[key] = {f"net.{name}": value for name, value in network.state_dict().items()}
-    write_whole(path, functools.partial(torch.save, checkpoint))
+    try:
+        write_whole(path, functools.partial(torch.save, checkpoint))
+    except RuntimeError as error:  # torch's, whatever went wrong while it wrote
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise OSError(f"{path} cannot be written: is the disk full?") from error
 
 
 def load_checkpoint(path):
-    """What a checkpoint holds, names without prefix; nothing in it is executed."""
+    """What a checkpoint holds, names without prefix. Nothing in it is executed; what is not used
+    is not read either (mmap; Windows does not replace a file that is open so)."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # flags of the official code
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        assert "settings" not in checkpoint, "it is of an earlier jit.py; train it anew"
+            checkpoint = torch.load(path, "cpu", weights_only=True, mmap=os.name != "nt")
+        if "settings" in checkpoint:
+            raise ValueError("it is of an earlier jit.py; train it anew")
         for key in WEIGHTS.values():
             named = checkpoint.get(key, {}).items()
-            checkpoint[key] = {re.sub("^((net|module|_orig_mod)[.])+", "", name): p for name, p in named}
-        assert checkpoint["model"], "it holds no 'model'"
+            prefix = "^((net|module|_orig_mod)[.])+"
+            checkpoint[key] = {re.sub(prefix, "", name): value for name, value in named}
+        if not checkpoint["model"]:
+            raise ValueError("it holds no 'model'")
     except Exception as error:  # whatever bytes may cause
         reason = re.split("[.] |\n", str(error))[0]
-        raise Stop(f"{path} cannot be read as a checkpoint: {reason}", 2) from error
+        raise Stop(f"{path} cannot be read as a checkpoint: {reason}") from error
     return checkpoint
 
 
 def official_config(weights, flags):
-    """The config of an official checkpoint, from the shapes of its weights and its flags."""
+    """The config of an official checkpoint, from the shapes of its weights and its flags (dict)."""
     r, channels, patch, _ = weights["x_embedder.proj1.weight"].shape
     rows, width = weights["y_embedder.embedding_table.weight"].shape
     depth = sum(name.endswith("attn.qkv.weight") for name in weights)
     size = math.isqrt(weights["pos_embed"].shape[1]) * patch
     heads = width // len(weights["blocks.0.attn.q_norm.weight"])
-    network = dict(size=size, patch=patch, classes=rows - 1, depth=depth, width=width, heads=heads, bottleneck=r,
-                   channels=channels)
+    network = dict(size=size, patch=patch, classes=rows - 1, depth=depth, width=width, heads=heads)
+    network |= dict(bottleneck=r, channels=channels)
     if "in_context_posemb" in weights:
         starts = {model["depth"]: model["context_start"] for model in MODELS.values()}
         start = starts.get(depth, depth // 3)
-        network |= dict(context_tokens=weights["in_context_posemb"].shape[1], context_start=start)
-        print(f"assumed, as no shape tells: in-context tokens join before block {start}", file=sys.stderr)
-    flow = dict(noise_scale=flags.get("noise_scale", max(1.0, size / 256)), t_clip=flags.get("t_eps", T_CLIP))
+        tokens = weights["in_context_posemb"].shape[1]
+        network |= dict(context_tokens=tokens, context_start=start)
+        print(f"assumed: in-context tokens join before block {start}", file=sys.stderr)
+    noise_scale = flags.get("noise_scale") or max(1.0, size / 256)
+    flow = dict(noise_scale=noise_scale, t_clip=flags.get("t_eps") or T_CLIP)
     return dict(network=network, flow=flow, names=[], data="")
 
 
 def load_run(path, weights, device, network=JiT):
-    """(net, Flow, config) of a run folder or checkpoint; weights: a key of WEIGHTS, network: a class."""
+    """(net, Flow, config) of a run folder or file; weights: a key of WEIGHTS, network: a class."""
     path = Path(path, CHECKPOINT) if Path(path).is_dir() else Path(path)
     checkpoint = load_checkpoint(path)
-    there = [name for name, key in WEIGHTS.items() if checkpoint[key]]
-    check(weights in there, f"{path} has no weights {weights}; try --weights {' or '.join(there)}.")
+    available = [name for name, key in WEIGHTS.items() if checkpoint[key]]
+    check(weights in available,
+          f"{path} has no weights {weights}; try --weights {' or '.join(available)}.")
     try:
-        flags = vars(checkpoint.get("args", argparse.Namespace()))
+        flags = checkpoint.get("args") or {}
+        flags = flags if isinstance(flags, dict) else vars(flags)
         config = checkpoint.get("config") or official_config(checkpoint["model"], flags)
+        config["flow"].pop("t_law", None)  # of earlier runs
         net = network(**config["network"])
         net.load_state_dict(checkpoint[WEIGHTS[weights]])
-        assert all(p.isfinite().all() for p in net.parameters()), "its weights are not finite"
-    except Exception as error:
+        if not all(p.isfinite().all() for p in net.parameters()):
+            raise ValueError("its weights are not finite")
+        flow = Flow(**config["flow"])
+    except Exception as error:  # whatever a file may hold
         reason = str(error).splitlines()[-1].strip()[:200]
-        raise Stop(f"{path} does not fit a JiT: {reason}", 2) from error
-    return net.to(device).eval().requires_grad_(False), Flow(**config["flow"]), config
+        raise Stop(f"{path} does not fit a JiT: {reason}") from error
+    return net.to(device).eval().requires_grad_(False), flow, config
 
 
 def resume(out, networks, optimizer, config):
     """Restore the run in folder `out`, if there is one; returns how many steps it has done."""
     path = out / CHECKPOINT
     if not path.exists():
-        fresh = (out / "log.jsonl").exists() or not out.is_file() and not any(out.glob("[!.]*"))
-        check(fresh, f"--out {out} is there already and is no run; choose another.")
+        is_free = not out.is_file() and not any(out.glob("[!.]*"))
+        is_free = is_free or (out / "log.jsonl").exists()  # stopped before it was saved
+        check(is_free, f"--out {out} is there already and is no run; choose another.")
         return 0
     checkpoint = load_checkpoint(path)
-    check(all(map(checkpoint.get, ["config", "optimizer", "step", *networks])), f"{path} is no whole run of jit.py.")
-    before, now = ({**c["network"], **c["flow"], **c["recipe"], "classes": c["names"], "images": c["images"]}
-                   for c in (checkpoint["config"], config))
-    others = ", ".join(f"{key} {str(before.get(key))[:150]}" for key in before | now if before.get(key) != now.get(key))
-    check(not others, f"{out} is a run with {others}: give the same, or choose another --out.")
+    is_whole = all(checkpoint.get(key) for key in ("config", "optimizer", "step", *networks))
+    check(is_whole, f"{path} is no whole run of jit.py.")
+    before, now = flat(checkpoint["config"]), flat(config)
+    changed = [key for key in before | now if before.get(key) != now.get(key)]
+    values = ", ".join(f"{key} {str(before.get(key))[:150]}" for key in changed)
+    check(not changed, f"{out} is a run with {values}: give the same, or choose another --out.")
     for key, network in networks.items():
         network.load_state_dict(checkpoint[key])
     optimizer.load_state_dict(checkpoint["optimizer"])
     return checkpoint["step"]
 
 
+def flat(config):
+    """What must be the same for a run to go on, in one dict. The place of the data may change."""
+    data = dict(classes=config["names"], images=config["images"], files=config.get("fingerprint"))
+    return config["network"] | config["flow"] | config["recipe"] | data
+
+
 def summarize(seen, parameters):
-    """Of pairs loss, t: the mean loss, that in ten bins of t (None: empty), and the gradient's norm."""
-    loss, t = (torch.cat(column).cpu() for column in zip(*seen))
-    bins = [loss[(t * 10).long().clamp(max=9) == i] for i in range(10)]
+    """Of pairs loss, t: the mean loss, that in ten bins of t (None: empty); the gradient's norm."""
+    losses, t = (torch.cat(column).cpu() for column in zip(*seen))
+    bins = [losses[(t * 10).long().clamp(max=9) == i] for i in range(10)]
     by_t = [part.mean().item() if len(part) else None for part in bins]
     norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
-    return dict(loss=loss.mean().item(), loss_by_t=by_t, grad_norm=norm.item())
+    return dict(loss=losses.mean().item(), loss_by_t=by_t, grad_norm=norm.item())
+
+
+def guidance_weight(cfg, net, flow):
+    """cfg; or 1, none, where a network has learnt but one side: one class, label_drop 0 or 1."""
+    return cfg if net.classes > 1 and 0 < flow.label_drop < 1 else 1.0
 
 
 def pick_classes(n, classes, names=(), wanted=""):
     """For n images the numbers (n,) and names of classes: those wanted, or all, in turn."""
+    # Accented letters are one or two characters: NFC makes them one.
+    plain = [unicodedata.normalize("NFC", name) for name in names]
+    wanted = unicodedata.normalize("NFC", wanted)
+    words = [wanted] if wanted in plain else wanted.split(",")  # a name may hold a comma
     chosen = []
-    for word in wanted.split(",") if wanted else []:
-        known = word in names or word.isdecimal() and int(word) < classes
-        check(known, f"--classes {word}: there are {classes} classes, as {', '.join(names[:9]) or 'numbers'}.")
-        chosen.append(names.index(word) if word in names else int(word))
-    y = [(chosen or range(classes) or [NO_CLASS])[i % max(1, len(chosen) or classes)] for i in range(n)]
-    return torch.tensor(y), [names[label] if 0 <= label < len(names) else str(label) for label in y]
+    for word in words if wanted else []:
+        is_known = word in plain or (word.isdecimal() and int(word) < classes)
+        examples = ", ".join(names[:9]) or "numbers"
+        check(is_known, f"--classes {word}: there are {classes} classes, as {examples}.")
+        chosen.append(plain.index(word) if word in plain else int(word))
+    chosen = chosen or list(range(classes)) or [NO_CLASS]
+    y = [chosen[i % len(chosen)] for i in range(n)]
+    captions = {NO_CLASS: ""} | dict(enumerate(names))
+    return torch.tensor(y), [captions.get(label, str(label)) for label in y]
 
 
 def draw_sheet(path, images, captions):
     """uint8 images (n, C, H, W), enlarged to a side of 96 or more, ten in a row, as a PNG."""
     zoom = math.ceil(96 / images.shape[-1])
-    arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy().repeat(zoom, 1).repeat(zoom, 2)
+    arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+    arrays = arrays.repeat(zoom, 1).repeat(zoom, 2)
     height, width = arrays.shape[1] + 18, arrays.shape[2] + 4
     sheet = Image.new("RGB", (10 * width, math.ceil(len(arrays) / 10) * height), "white")
     for i, (array, caption) in enumerate(zip(arrays, captions)):
-        left, top = i % 10 * width + 2, i // 10 * height
-        sheet.paste(Image.fromarray(array), (left, top + 16))
-        ImageDraw.Draw(sheet).text((left + 1, top + 2), caption, fill="black")
+        tile = Image.new("RGB", (width, height), "white")  # cuts a long caption
+        ImageDraw.Draw(tile).text((3, 2), caption, fill="black")
+        tile.paste(Image.fromarray(array), (2, 16))
+        sheet.paste(tile, (i % 10 * width, i // 10 * height))
     write_whole(path, functools.partial(sheet.save, format="PNG"))
 
 
-def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, warmup=100, decay=0.5,
-          flip=False, seed=0, log_every=50, save_every=500, sample_every=1000, cfg=2.0, compile=False,
-          data_name="", caught=(), loss_function=training_loss):  # fmt: skip
-    """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets of samples.
+def draw_samples(path, net, flow, names, cfg):
+    """A sheet of 40 samples. A training goes on without it where memory or disk are short."""
+    classes = net.classes if flow.label_drop < 1 else 0
+    try:
+        y, captions = pick_classes(40, classes, names)
+        y, cfg = y.to(net.pos_embed.device), guidance_weight(cfg, net, flow)
+        draw_sheet(path, torch.cat(list(sample_images(net, y, flow, net.shape, cfg=cfg))), captions)
+    except (OSError, MemoryError, RuntimeError) as error:
+        tqdm.write(f"no {path}: {error}", file=sys.stderr)
 
-    accum: parts of a batch, one after the other, to save memory; decay: the share of the run in which lr
-    falls to 0; caught: a list: a signal's number in it stops the run, which is saved. Raises Stop.
+
+def append_line(path, line):
+    """Add a line to the log. A training goes on where it cannot be written."""
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        tqdm.write(f"no line of step {line['step']} in {path}: {error}", file=sys.stderr)
+
+
+def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, warmup=100,
+          cooldown=0.5, flip=False, seed=0, log_every=50, save_every=500, sample_every=1000,
+          cfg=2.0, compile=False, data_name="", loss_function=training_loss):  # fmt: skip
+    """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets.
+
+    net: a JiT, or a module with its arguments, shape, patch, classes and pos_embed; accum: parts
+    of a batch, one after the other, to save memory; cooldown: the share of the run in which lr
+    falls to 0. Raises Stop.
     """
-    rank, world = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)  # of torchrun
     out, device, parameters = Path(out), net.pos_embed.device, list(net.parameters())
+    rank, world = processes()
+    count = batch_size // (accum * world)  # images of a part of a batch
+    check(count * accum * world == batch_size,
+          f"--batch-size {batch_size} is no multiple of --accum {accum} times {world} processes.")
     # What is trained: the network, and two averages of its weights.
     networks = {"model": net} | {key: copy.deepcopy(net).eval() for key in AVERAGES}
     optimizer = torch.optim.AdamW(parameters, lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     if compile:
         net.compile()
-    model = nn.parallel.DistributedDataParallel(net) if world > 1 else net
+    model = net
+    if world > 1:
+        model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
     # Where it goes on: with the same config, but for the place of the data.
-    recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, decay=decay, flip=flip, seed=seed)
-    config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe, names=list(data.names),
-                  images=len(data.labels), data=data_name)
+    recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, cooldown=cooldown)
+    config = dict(network=net.arguments, flow=dataclasses.asdict(flow),
+                  recipe=recipe | dict(flip=flip, seed=seed), names=list(data.names),
+                  images=len(data.labels), fingerprint=data.fingerprint, data=data_name)
     done = resume(out, networks, optimizer, config)
     if rank == 0:
-        print(f"{out}: {flow.pred}-prediction, patches of {net.shape[0] * net.patch**2} numbers, {device}, "
-              f"{f'goes on after step {done}' if done else 'new'}, to step {steps}")
-    make_folder(out)
+        out.mkdir(parents=True, exist_ok=True)
+        print(f"{out}: {flow.pred}-prediction, patches of {net.shape[0] * net.patch**2} numbers, "
+              f"{device}, {f'goes on after step {done}' if done else 'new'}, to step {steps}")
     parts = range(rank * accum, (rank + 1) * accum)  # of a batch, for this process
-    count = batch_size // (accum * world)  # images of a part
     starts = (step * batch_size + part * count for step in range(done, steps) for part in parts)
     batches = data_batches(data, (range(i, i + count) for i in starts), seed, device, flip)
-    bar = tqdm(range(done + 1, steps + 1), out.name, steps, initial=done, unit="step", disable=rank > 0)
-    seen, logged, clock = [], done, time.perf_counter()
+    bar = tqdm(range(done + 1, steps + 1), out.name, steps, initial=done, disable=rank > 0)
+    seen, logged, clock, saved_at = [], done, time.perf_counter(), time.perf_counter()
     for step in bar:
-        for part in parts:  # The step: gradients of all parts, weights, averages.
+        # The step: gradients of all parts, weights, averages.
+        for part in parts:
             torch.manual_seed(mix_seed(seed, step, part))  # whether it was stopped or not
             x, y = next(batches)
-            model.require_backward_grad_sync = part == parts[-1]  # DDP averages gradients once a step
-            loss, t = loss_function(model, x, y, flow)
-            if part == parts[0]:
-                # Here memory goes straight from the old gradients to the new. Anywhere else the
-                # system takes it back in between: tens of thousands of page faults in a step of B/16.
-                optimizer.zero_grad()
-            (loss.mean() / accum).backward()
-            seen.append((loss.detach(), t))  # stay on the device: no step waits for a GPU
-        rate = lr * min(1.0, step / max(1, warmup), (steps - step + 1) / max(1, decay * steps))
-        optimizer.param_groups[0]["lr"] = rate
+            model.require_backward_grad_sync = part == parts[-1]  # DDP averages once a step
+            losses, t = loss_function(model, x, y, flow)
+            if part == parts[0] and device.type == "cpu":
+                optimizer.zero_grad()  # here the old gradients' memory becomes that of the new ones
+            (losses.mean() / accum).backward()
+            seen.append((losses.detach(), t))  # stay on the device: no step waits for a GPU
+        falling = (steps - step + 1) / max(1, cooldown * steps)
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, step / max(1, warmup), falling)
         optimizer.step()
-        for key, (memory, window) in AVERAGES.items():
-            update_average(list(networks[key].parameters()), parameters, memory, window, step)
-        last, stop = step == steps, bool(caught) and world == 1  # Then log, save, draw, stop.
-        log = last or step % log_every == 0 or step % save_every == 0
-        if log and world > 1:  # all processes must stop at the same step
-            votes = torch.tensor(float(bool(caught)), device=device)
-            torch.distributed.all_reduce(votes)
-            stop = votes.item() > 0
-        if log or stop:
-            line = dict(step=step, lr=rate) | summarize(seen, parameters)
-            loss, norm = line["loss"], line["grad_norm"]
-            if not math.isfinite(loss + norm):
-                raise Stop(f"at step {step} the loss is {loss}, its gradient {norm}: try a lower --lr.", 1)
+        for key, (decay, window) in AVERAGES.items():
+            update_average(list(networks[key].parameters()), parameters, decay, window, step)
+        # Then log, save, draw.
+        last, now = step == steps, time.perf_counter()
+        save = last or step % save_every == 0 or now - saved_at > SAVE_SECONDS
+        if save or step % log_every == 0:
+            line = dict(step=step, lr=optimizer.param_groups[0]["lr"]) | summarize(seen, parameters)
+            if not math.isfinite(line["loss"] + line["grad_norm"]):
+                raise Stop(f"at step {step} the loss is {line['loss']}, its gradient "
+                           f"{line['grad_norm']}: try a lower --lr.", 1)
             line["images_per_s"] = (step - logged) * batch_size / (time.perf_counter() - clock)
             line["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-            seen, logged, clock = [], step, time.perf_counter()
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
             if rank == 0:
-                with open(out / "log.jsonl", "a") as file:
-                    file.write(json.dumps(line) + "\n")
-        if rank == 0 and (last or stop or step % save_every == 0):
+                append_line(out / "log.jsonl", line)
+            seen, logged, clock = [], step, time.perf_counter()
+        if device.type != "cpu":
+            optimizer.zero_grad()  # frees memory, which a GPU's allocator keeps at hand
+        pause = time.perf_counter()
+        if save and rank == 0:
             save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
+        saved_at = time.perf_counter() if save else saved_at
         if rank == 0 and (last or step % sample_every == 0):
-            try:
-                y, captions = pick_classes(40, net.classes, data.names)
-                images = sample_images(networks["model_ema1"], y.to(device), flow, net.shape, cfg=cfg)
-                draw_sheet(out / f"samples-{step:06d}.png", torch.cat(list(images)), captions)
-            except Exception as error:  # lack of memory, say
-                tqdm.write(f"no samples at step {step}: {error}", file=sys.stderr)
-        if stop:
-            raise Stop(f"stopped and saved at step {step}; the same command goes on.", 128 + max(caught, default=2))
+            sheet = out / f"samples-{step:06d}.png"
+            draw_samples(sheet, networks["model_ema1"], flow, data.names, cfg)
+        clock += time.perf_counter() - pause  # images a second are those of training alone
     if rank == 0:
-        print(f"done: see {out / f'samples-{steps:06d}.png'}, and more with: python jit.py sample {out}")
+        print(f"done, {max(done, steps)} steps; more images with: python jit.py sample {out}")
 
 
 # ---- 9. The command line ----
 
-MAY_BE_0 = "bottleneck context_tokens context_start label_drop warmup decay seed cfg".split()
+
+def in_range(number, low, words, high=2.0**62):
+    """A type of argparse: int or float (number) from low to high. words say so in the error."""
+    def parse(text):
+        try:
+            value = number(text)
+        except ValueError:
+            value = math.nan  # which no range holds
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {words}")
+        return value
+
+    return parse
 
 
-def add_train_flags(add):
-    """Flags of train; each is the parameter of JiT, Flow or train of its name."""
-    switch = argparse.BooleanOptionalAction
-    add("--data", default="shapes", help="shapes, or a folder: FOLDER/CLASS/*.jpg or FOLDER/*.jpg")
-    add("--out", type=Path, help="run folder; None: runs/DATA-MODEL-PATCH-PRED")
-    add("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, and the side of a patch")
-    add("--size", type=int, default=64, help="side of the images in pixels")
-    for name in "patch depth width heads bottleneck context-tokens context-start".split():
-        add(f"--{name}", type=int, help="of the network; None: as --model says")
-    add("--rope", action=switch, default=True, help="rotary position embedding (Table 4)")
-    add("--qk-norm", action=switch, default=True, help="normalised queries and keys (Table 4)")
-    add("--pred", choices=("x", "eps", "v"), default="x", help="what the network predicts")
-    add("--loss", choices=("x", "eps", "v"), default="v", help="where prediction and truth are compared")
-    add("--mu", type=float, default=-0.8, help="mean of logit(t); lower is noisier (Table 3)")
-    add("--sigma", type=float, default=0.8, help="standard deviation of logit(t)")
-    add("--noise-scale", type=float, help="standard deviation of eps; None: size / 256, at least 1")
-    add("--label-drop", type=float, default=0.1, help="share of images without their class")
-    add("--steps", type=int, default=5000, help="training steps; raise it to train on")
-    add("--accum", type=int, default=1, help="parts of a batch, in turn, to save memory")
-    add("--lr", type=float, help="learning rate; None: Ti 4e-3, S 5e-4, others 5e-5 * batch size / 256")
-    add("--warmup", type=int, default=100, help="steps in which it rises")
-    add("--decay", type=float, help="share of the run in which it falls to 0; None: Ti, S 0.5, others 0")
-    add("--flip", action=switch, help="mirror half of the images; None: all data but shapes")
-    for name, steps in dict(log=50, save=500, sample=1000).items():
-        add(f"--{name}-every", type=int, default=steps, help=f"steps from one {name} to the next")
+positive_int = in_range(int, 1, "a whole number, 1 or more")
+natural = in_range(int, 0, "a whole number, 0 or more")
+positive = in_range(float, 1e-12, "a number above 0")
+fraction = in_range(float, 0, "a number from 0 to 1", high=1)
+positive_fraction = in_range(float, 1e-12, "a number above 0, 1 at most", high=1)
+weight = in_range(float, 0, "a number, 0 or more")
+any_number = in_range(float, -(2.0**62), "a number")
+
+
+def some_path(text):
+    """A type of argparse: a path that is not empty, as a variable is that was never set."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
+
+
+FROM_FUNCTION = object()
+
+
+def add_flag(parser, name, function, kind, words, default=FROM_FUNCTION):
+    """A flag that is the parameter `name` of a function, with the default it has there.
+
+    kind: a type, choices, or bool. Raises KeyError where the function has no such parameter.
+    """
+    parameter = inspect.signature(function).parameters[name]
+    details = dict(default=parameter.default if default is FROM_FUNCTION else default, help=words)
+    if kind is bool:
+        details["action"] = argparse.BooleanOptionalAction
+    elif isinstance(kind, tuple):
+        details["choices"] = kind
+    else:
+        details["type"] = kind
+    parser.add_argument("--" + name.replace("_", "-"), **details)
+
+
+def add_train_flags(parser):
+    """Flags of train. None as default: what --model or --size says."""
+    add = functools.partial(add_flag, parser)
+    other = parser.add_argument
+    other("--data", default="shapes", help="shapes, or a folder: CLASS/*.jpg or *.jpg")
+    other("--out", type=some_path, help="run folder; None: runs/DATA-MODEL-PATCH-PRED")
+    other("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, the side of a patch")
+    add("size", JiT, positive_int, "side of the images in pixels", default=64)
+    for name in ("patch", "depth", "width", "heads"):
+        add(name, JiT, positive_int, "of the network; None: as --model says", default=None)
+    for name in ("bottleneck", "context_tokens", "context_start"):
+        add(name, JiT, natural, "of the network; None: as --model says", default=None)
+    add("rope", JiT, bool, "rotary position embedding (Table 4)")
+    add("qk_norm", JiT, bool, "normalised queries and keys (Table 4)")
+    add("pred", Flow, ("x", "eps", "v"), "what the network predicts")
+    add("loss", Flow, ("x", "eps", "v"), "where prediction and truth are compared")
+    add("mu", Flow, any_number, "mean of logit(t); lower is noisier (Table 3)")
+    add("sigma", Flow, positive, "standard deviation of logit(t)")
+    add("noise_scale", Flow, positive, "of eps; None: size / 256, at least 1", None)
+    add("label_drop", Flow, fraction, "share of images without their class")
+    add("t_clip", Flow, positive_fraction, "smallest 1 - t, or t, in a division")
+    add("steps", train, positive_int, "training steps; raise it to train on")
+    add("batch_size", train, positive_int, "images of a step")
+    add("accum", train, positive_int, "parts of a batch, in turn, to save memory")
+    add("lr", train, positive, "learning rate; None: default_recipe of the model", None)
+    add("warmup", train, natural, "steps in which it rises")
+    add("cooldown", train, fraction, "share of the run in which it falls; None: as for lr", None)
+    add("flip", train, bool, "mirror half of the images; None: all data but shapes", None)
+    add("cfg", train, weight, "weight of classifier-free guidance in the sheets; 1: none")
+    add("log_every", train, positive_int, "steps from one line of the log to the next")
+    add("save_every", train, positive_int, "steps between checkpoints, ten minutes at most")
+    add("sample_every", train, positive_int, "steps from one sheet of samples to the next")
+
+
+def add_sampling_flags(parser, n):
+    """Flags of sample and eval. n: the default number of images."""
+    add = functools.partial(add_flag, parser)
+    least = 2 if n > 100 else 1  # a covariance needs two
+    words = f"a whole number, {least} or more"
+    parser.add_argument("--n", type=in_range(int, least, words), default=n, help="number of images")
+    parser.add_argument("--weights", default="ema1", choices=WEIGHTS, help="raw, or an average")
+    add("t_clip", Flow, positive_fraction, "smallest 1 - t in a division; None: the run's", None)
+    add("batch_size", sample_images, positive_int, "images at a time")
+    add("cfg", sample_images, weight, "weight of classifier-free guidance; 1: none")
+    add("sampling_steps", sample_images, positive_int, "steps from noise to data")
+    add("solver", sample_images, ("heun", "euler"), "of the differential equation")
+    interval = inspect.signature(sample_images).parameters["interval"].default
+    parser.add_argument("--interval", type=fraction, nargs=2, default=interval,
+                        help="guidance is for t between these")
 
 
 def parse_flags(words=None):
     """The command line: a command and its flags."""
-    parser = argparse.ArgumentParser(prog="jit.py", description="Train and sample a Just image Transformer.")
+    parser = argparse.ArgumentParser(prog="jit.py", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     style = dict(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_train = commands.add_parser("train", help="train a network, or go on with a run", **style).add_argument
-    add_sample = commands.add_parser("sample", help="draw images with a trained network", **style).add_argument
-    add_eval = commands.add_parser("eval", help="FID and Inception Score", **style).add_argument
-    add_train_flags(add_train)
-    add_sample("run", help="run folder or checkpoint file, ours or the official code's")
-    add_sample("--classes", help="names or numbers, with commas; they take turns")
-    add_sample("--png-dir", type=Path, help="write every image to this folder")
-    add_eval("run", help="a run, a checkpoint file, or a folder of images")
-    add_eval("--size", type=int, help="side in pixels of the images of a folder")
-    add_eval("--reference", help="a folder, or a file of statistics; None: the training data")
-    add_eval("--stats", type=Path, help="write the reference's statistics to this .npz file")
-    add_eval("--inception", type=Path, help="file of the Inception weights; None: a download")
-    for add, n in ((add_sample, 40), (add_eval, 1000)):
-        add("--n", type=int, default=n, help="number of images")
-        add("--interval", type=float, nargs=2, default=(0.1, 1.0), help="guidance is for t between these")
-        add("--sampling-steps", type=int, default=50, help="steps from noise to data")
-        add("--solver", default="heun", choices=("heun", "euler"), help="of the differential equation")
-        add("--weights", default="ema1", choices=WEIGHTS, help="those trained, or one of their averages")
-    for add, batch_size, t_clip in ((add_train, 16, T_CLIP), (add_sample, 50, None), (add_eval, 50, None)):
-        add("--batch-size", type=int, default=batch_size, help="images at a time")
-        add("--cfg", type=float, default=2.0, help="weight of classifier-free guidance; 1: none")
-        add("--t-clip", type=float, default=t_clip, help="smallest 1 - t, or t, in a division")
-        add("--seed", type=int, default=0, help="of all that is random")
-        add("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"), help="to use")
+    training = commands.add_parser("train", help="train a network, or go on with a run", **style)
+    add_train_flags(training)
+    sampling = commands.add_parser("sample", help="images of a trained network", **style)
+    add = sampling.add_argument
+    add("run", type=some_path, help="run folder or checkpoint file, ours or the official code's")
+    add("--classes", default="", help="names or numbers, with commas; they take turns")
+    add("--png-dir", type=some_path, help="write every image to this folder")
+    add_sampling_flags(sampling, 40)
+    measuring = commands.add_parser("eval", help="FID and Inception Score", **style)
+    add = measuring.add_argument
+    add("run", type=some_path, help="a run, a checkpoint file, or a folder of images")
+    add("--size", type=positive_int, help="side in pixels of the images of a folder")
+    add("--reference", type=some_path, help="folder or statistics; None: the training data")
+    add("--stats", type=some_path, help="write the reference's statistics to this .npz file")
+    add("--inception", type=some_path, help="file of the Inception weights; None: a download")
+    add_sampling_flags(measuring, 1000)
+    for each in commands.choices.values():
+        add = each.add_argument
+        add("--seed", type=natural, default=0, help="of all that is random")
+        add("--device", default="auto", choices=("auto", *DEVICES), help="where it runs")
         add("--compile", action="store_true", help="torch.compile: a minute, then faster")
     for each in (parser, *commands.choices.values()):
         each.error = lambda message: parser.exit(2, f"jit.py: {message}; see --help.\n")
     return parser.parse_args(words)
 
 
+DEVICES = dict(cuda=torch.cuda, mps=torch.backends.mps, cpu=torch.cpu)
+
+
 def choose_device(name):
     """The torch.device of --device; auto: a GPU if there is one."""
-    there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    check(name in ("auto", *there), f"--device {name}: there is none here.")
-    return torch.device(there[0] if name == "auto" else name)
+    available = [device for device, module in DEVICES.items() if module.is_available()]
+    check(name in ("auto", *available), f"--device {name}: there is none here.")
+    return torch.device(available[0] if name == "auto" else name)
 
 
 def flags_of(function, args):
     """The flags that are parameters of a function, and are given."""
     names = inspect.signature(function).parameters
-    return {name: value for name, value in vars(args).items() if name in names and value is not None}
+    return {k: value for k, value in vars(args).items() if k in names and value is not None}
+
+
+def fill_in(args):
+    """What --model, --size and --data say of flags that are not given; returns JiT's arguments."""
+    name, _, patch = args.model.partition("/")
+    check(name in MODELS and patch.isdecimal() and int(patch) > 0,
+          f"--model {args.model}: {', '.join(MODELS)}, as in B/16.")
+    network = MODELS[name] | dict(patch=int(patch)) | flags_of(JiT, args)
+    recipe = default_recipe(name, args.batch_size)
+    args.lr = recipe["lr"] if args.lr is None else args.lr
+    args.cooldown = recipe["cooldown"] if args.cooldown is None else args.cooldown
+    args.noise_scale = args.noise_scale or max(1.0, args.size / 256)
+    check(not args.flip or args.data != "shapes", "--flip: shapes are not mirrored.")
+    args.flip = args.data != "shapes" if args.flip is None else args.flip
+    folder = f"{Path(args.data).stem}-{name}-{network['patch']}-{args.pred}"
+    args.out = args.out or Path("runs", folder)
+    return network
 
 
 def run_train(args):
     """python jit.py train: from flags to the arguments of JiT, Flow and train."""
-    name, _, patch = args.model.partition("/")
-    check(name in MODELS and patch.lstrip("0").isdecimal(), f"--model {args.model}: {', '.join(MODELS)}, as in B/16.")
-    network = MODELS[name] | dict(patch=int(patch)) | flags_of(JiT, args)
-    out = args.out or Path("runs", f"{Path(args.data).stem}-{name}-{network['patch']}-{args.pred}")
-    args.noise_scale = args.noise_scale or max(1.0, args.size / 256)
-    lr, decay = {"Ti": (4e-3, 0.5), "S": (5e-4, 0.5)}.get(name, (5e-5 * args.batch_size / 256, 0.0))
-    args.lr, args.decay = args.lr or lr, decay if args.decay is None else args.decay
-    check(not args.flip or args.data != "shapes", "--flip: shapes are not mirrored.")
-    args.flip = args.data != "shapes" if args.flip is None else args.flip
-    device, world = choose_device(args.device), int(os.environ.get("WORLD_SIZE") or 1)
-    check(args.batch_size % (args.accum * world) == 0, "--batch-size is no multiple of --accum and processes.")
+    network, device = fill_in(args), choose_device(args.device)
+    check_writable(args.out)
+    if args.data != "shapes":
+        inside = args.data and args.out.resolve().is_relative_to(Path(args.data).resolve())
+        check(not inside, f"--out {args.out} lies in --data {args.data}: its sheets would become "
+                          "training data. Choose another.")
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))  # set by torchrun, as is WORLD_SIZE
-    if world > 1:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))  # torchrun's
+    if processes()[1] > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     data = open_data(args.data, (3, args.size, args.size))
     torch.manual_seed(args.seed)
-    net = JiT(**network, classes=len(data.names)).to(device)
-    caught = []
-
-    def handler(number, frame):  # finish the step, save, then stop; the second time at once
-        caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
-    flags = flags_of(train, args) | dict(data=data, out=out, data_name=args.data, caught=caught)
-    train(net, Flow(**flags_of(Flow, args)), **flags)
+    try:
+        net = JiT(**network, classes=len(data.names)).to(device)
+    except ValueError as error:  # sizes that do not fit
+        raise Stop(str(error)) from error
+    try:
+        settings = flags_of(train, args) | dict(data=data, data_name=args.data)
+        train(net, Flow(**flags_of(Flow, args)), **settings)
+    except KeyboardInterrupt:
+        path = args.out / CHECKPOINT
+        step = load_checkpoint(path)["step"] if path.exists() else 0
+        raise Stop(f"stopped; saved at step {step}, where the same command goes on.", 130) from None
 
 
 def open_run(args, classes=""):
     """(network, config, captions, batches of samples) of the run and the flags of a command."""
-    check(0 <= args.interval[0] < args.interval[1] <= 1, "--interval: from 0 to 1, the lower first.")
+    check(args.interval[0] < args.interval[1], "--interval: from 0 to 1, the lower first.")
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
     flow.t_clip = args.t_clip or flow.t_clip
-    args.cfg = args.cfg if net.classes > 1 else 1.0  # one class leaves nothing to guide towards
+    cfg = guidance_weight(args.cfg, net, flow)
+    if cfg != args.cfg and net.classes > 1:
+        print(f"no guidance: trained with --label-drop {flow.label_drop:g}", file=sys.stderr)
+    check(not classes or flow.label_drop < 1, "--classes: trained without (--label-drop 1).")
     if args.compile:
         net.compile()
-    y, captions = pick_classes(args.n, net.classes, config["names"], classes)
-    batches = sample_images(net, y.to(net.pos_embed.device), flow, net.shape, **flags_of(sample_images, args))
-    return net, config, captions, batches
+    known = net.classes if flow.label_drop < 1 else 0
+    y, captions = pick_classes(args.n, known, config["names"], classes)
+    y, settings = y.to(net.pos_embed.device), flags_of(sample_images, args) | dict(cfg=cfg)
+    return net, config, captions, sample_images(net, y, flow, net.shape, **settings)
 
 
 def run_sample(args):
     """python jit.py sample: images on a sheet, or in single files."""
+    folder = args.png_dir or (args.run if args.run.is_dir() else args.run.parent)
+    check_writable(folder)
+    is_free = not args.png_dir or not folder.exists() or not any(folder.iterdir())
+    check(is_free, f"--png-dir {folder} is not empty: choose another.")
     net, config, captions, batches = open_run(args, args.classes)
-    folder = make_folder(args.png_dir or (Path(args.run) if Path(args.run).is_dir() else Path(args.run).parent))
-    check(not args.png_dir or not any(folder.iterdir()), f"--png-dir {folder} is not empty: choose another.")
+    folder.mkdir(parents=True, exist_ok=True)
     sheet = []
     for i, batch in enumerate(tqdm(batches, "sampling", math.ceil(args.n / args.batch_size))):
-        sheet.append(batch.cpu())
-        if args.png_dir:  # at once: 50,000 images are not kept, nor lost by Ctrl-C
-            for number, image in enumerate(sheet.pop().permute(0, 2, 3, 1).numpy(), i * args.batch_size):
-                Image.fromarray(image.squeeze()).save(folder / f"{number:06d}.png")
+        if not args.png_dir:
+            sheet.append(batch.cpu())
+            continue
+        images = batch.permute(0, 2, 3, 1).cpu().numpy()  # at once: not kept, nor lost by Ctrl-C
+        for number, image in enumerate(images, i * args.batch_size):
+            Image.fromarray(image.squeeze()).save(folder / f"{number:06d}.png")
     if sheet:
         draw_sheet(folder / "samples.png", torch.cat(sheet), captions)
     print(args.png_dir or folder / "samples.png")
 
 
 def load_statistics(path):
-    """Mean and covariance, from an .npz file of ours or of another program."""
+    """Mean (2048,) and covariance (2048, 2048), from an .npz file of ours or of another program."""
     try:
         with np.load(path) as file:
             mu, sigma = file["mu"].astype(float), file["sigma"].astype(float)
-        sound = sigma.shape == mu.shape * 2 == (2048, 2048) and np.isfinite(mu.sum() + sigma.sum())
-        sound = sound and np.allclose(sigma, sigma.T) and sigma.diagonal().min() >= 0
-        assert sound, "mu and sigma are no mean and covariance"
+        if mu.shape != (2048,) or sigma.shape != (2048, 2048):
+            raise ValueError(f"mu and sigma have the shapes {mu.shape} and {sigma.shape}")
+        if not np.isfinite(mu.sum() + sigma.sum()) or not np.allclose(sigma, sigma.T):
+            raise ValueError("mu and sigma are no mean and covariance")
+        values = np.linalg.eigvalsh(sigma)
+        if values[0] < -1e-3 * values[-1]:  # more than the rounding of fp32
+            raise ValueError("sigma is no covariance: it has a negative eigenvalue")
     except Exception as error:  # whatever bytes may cause
-        raise Stop(f"{path} holds no statistics of Inception features: {error}.", 2) from error
+        raise Stop(f"{path} holds no statistics of Inception features: {error}.") from error
     return mu, sigma
 
 
@@ -1184,26 +1459,32 @@ def read_images(name, shape, args, device):
     """(number, uint8 batches) of the images of a folder, or of args.n new shapes."""
     torch.manual_seed(args.seed + 1)
     data = open_data(name, shape)
-    n = len(data.labels) or args.n
+    n = args.n if isinstance(data, Shapes) else len(data.labels)
+    check(n > 1, f"{name} holds one image: a covariance needs two at least.")
     places = [range(i, min(i + args.batch_size, n)) for i in range(0, n, args.batch_size)]
-    return n, (to_uint8(x) for x, _ in data_batches(data, places, args.seed, device))
+    if isinstance(data, Shapes):
+        return n, (to_uint8(x) for x, _ in data_batches(data, places, args.seed, device))
+    batches = (data.batch(list(part))[0] for part in places)
+    return n, (pixels for pixels in batches if len(pixels))  # none where all were broken
 
 
 def run_eval(args):
     """python jit.py eval: FID and Inception Score of a run, or of a folder of images."""
-    device, reference, logits = choose_device(args.device), args.reference, []
-    if Path(args.run).is_dir() and not Path(args.run, CHECKPOINT).exists():
+    device, reference = choose_device(args.device), args.reference
+    if args.run.is_dir() and not (args.run / CHECKPOINT).exists():
         check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
+        check(reference, "give --reference, a folder or a file of statistics.")
         shape = (3, args.size, args.size)
         n, batches = read_images(f"{args.run}/", shape, args, device)
     else:
         net, config, _, batches = open_run(args)
         n, shape, reference = args.n, net.shape, reference or config["data"]
-    check(reference, "give --reference, a folder or a file of statistics.")
+    check(reference, f"{args.run} does not say what it was trained on: give --reference.")
     if args.stats:
         check(args.stats.suffix == ".npz", f"--stats {args.stats}: its name must end in .npz.")
-        make_folder(args.stats.parent)
-    inception = load_inception(args.inception, device)
+        check(not args.stats.is_dir(), f"--stats {args.stats} is a folder.")
+        check_writable(args.stats.parent)
+    inception, logits = load_inception(args.inception, device), []
 
     def features(n, batches, keep=False):
         for images in tqdm(batches, "features", math.ceil(n / args.batch_size)):
@@ -1211,34 +1492,71 @@ def run_eval(args):
             logits.extend(scores.cpu() if keep else [])
             yield found
 
-    mu, sigma = (load_statistics(reference) if Path(reference).is_file()
-                 else moments(features(*read_images(reference, shape, args, device)))[1:])
+    if Path(reference).is_file():
+        mu, sigma = load_statistics(reference)
+    else:
+        name = "shapes" if reference == "shapes" else f"{reference}/"  # a folder, if it was a path
+        _, mu, sigma = moments(features(*read_images(name, shape, args, device)))
     if args.stats:
+        args.stats.parent.mkdir(parents=True, exist_ok=True)
         write_whole(args.stats, functools.partial(np.savez, mu=mu, sigma=sigma))
     n, mean, covariance = moments(features(n, batches, keep=True))
     score, deviation = inception_score(torch.stack(logits))
     result = {f"fid_{n}": frechet_distance(mean, covariance, mu, sigma), "inception_score": score}
-    print(json.dumps(result | dict(inception_score_std=deviation, run=args.run, reference=reference)))
+    result |= dict(inception_score_std=deviation, run=str(args.run), reference=str(reference))
+    print(json.dumps(result))
+
+
+class Output:
+    """stdout or stderr that outlives its reader: what nobody reads must not end a training."""
+
+    def __init__(self, stream):
+        self.stream = stream or open(os.devnull, "w")  # None: it was closed at the start
+
+    def write(self, text):
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)  # for any file's name
+        return self.attempt("write", text)
+
+    def flush(self):
+        self.attempt("flush")
+
+    def attempt(self, method, *arguments):
+        try:
+            return getattr(self.stream, method)(*arguments)
+        except OSError:  # the pipe is broken, the disk full
+            self.stream = open(os.devnull, "w")
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+def explain(error):
+    """(a sentence, the exit code) for what a user can mend; None for a bug: its traceback helps."""
+    if isinstance(error, Stop):
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped.", 130
+    if isinstance(error, OSError):
+        return str(error).partition("\n")[0], 2
+    is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if is_memory or "can't allocate memory" in str(error):  # how torch says it on a CPU
+        return "out of memory: try a smaller --batch-size, or train with --accum.", 1
+    return None
 
 
 def main(words=None):
     """Run a command; returns the exit code."""
     try:
         args = parse_flags(words)
-        for name, value in vars(args).items():  # of numbers, only mu may be negative, and few of them 0
-            right = value not in ("", Path())
-            if type(value) in (int, float):
-                most = 1 if name in ("label_drop", "decay", "t_clip") else 2**62
-                right = (value > 0 or value == 0 and name in MAY_BE_0 or name == "mu") and abs(value) <= most
-            check(right, f"--{name.replace('_', '-')} '{value}' is empty or out of range.")
-        check(args.command == "train" or not os.environ.get("RANK"), "torchrun is for train only.")
+        check(args.command == "train" or processes()[1] == 1, "torchrun is for train only.")
         {"train": run_train, "sample": run_sample, "eval": run_eval}[args.command](args)
-    except (Stop, OSError, ValueError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
-        said = str(error).partition("\n")[0] or type(error).__name__
-        code = 1 if isinstance(error, RuntimeError) else 2  # RuntimeError: torch's, such as lack of memory
-        sentence, code = error.args if isinstance(error, Stop) else (said, code)
+    except (Exception, KeyboardInterrupt) as error:
+        if explain(error) is None:
+            raise
+        sentence, code = explain(error)
         tqdm.write(f"jit.py: {sentence}", file=sys.stderr)
-        return 130 if isinstance(error, KeyboardInterrupt) else code
+        return code
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -1246,5 +1564,5 @@ def main(words=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # for any name
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     sys.exit(main())

@@ -143,18 +143,11 @@ def facts(run, net, flow, data, device):
 
 
 def train(run, data, args):
-    """Train a network, unless it is trained; Ctrl-C and SIGTERM stop it, saved."""
-    caught = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: caught.append(number))
+    """Train a network, unless it is trained; stopped, it goes on where it was saved."""
     torch.manual_seed(run.recipe["seed"])
     net = run.variant(**run.network, classes=len(data.names)).to(args.device)
-    recipe = dict(cfg=1.0, sample_every=10**9, data_name=args.data, caught=caught) | run.recipe
+    recipe = dict(cfg=1.0, sample_every=10**9, data_name=args.data) | run.recipe
     jit.train(net, jit.Flow(**run.flow), data, run.out, **recipe)
-    if caught:  # while it drew its last sheet
-        raise KeyboardInterrupt
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
 
 
 def guided_sampling(cell, classes, args):
@@ -284,7 +277,7 @@ def train_all(study, args):
         bar.close()
     if failed:
         last = Path(f"{failed[0]}.txt").read_text().strip().rpartition("\n")[2].removeprefix("ablations.py: ")
-        raise jit.Stop(f"{len(failed)} of {len(runs)} networks failed; {failed[0]}.txt ends with: {last}", 2)
+        raise jit.Stop(f"{len(failed)} of {len(runs)} networks failed; {failed[0]}.txt ends with: {last}")
 
 
 # ---- Its table ---------------------------------------------------------------------------------------------------
@@ -344,7 +337,7 @@ def footnotes(name, study, args):
     seconds = sum(results["train_seconds"] for results in networks.values())
     seconds += sum(result["seconds"] for _, _, result in found)
     settings = first["network"] | first["flow"] | first["recipe"]
-    kept = "size patch depth width heads noise_scale t_clip steps batch_size lr decay".split()
+    kept = "size patch depth width heads noise_scale t_clip steps batch_size lr cooldown".split()
     listed = ", ".join(f"{key} {settings[key]}" for key in kept if key in settings)
     sampling = guided_sampling(study.cells[0], len(agreement.names_of(args.data)), args)
     sampling = ", ".join(f"{key} {value}" for key, value in sampling.items())
@@ -460,7 +453,7 @@ def run_studies(args):
     check_data(args)
     for name in args.studies:
         check_patches(name, args)
-    jit.make_folder(args.figures)
+    common.make_folder(args.figures)
     for name in args.studies:
         show(name, args)
 

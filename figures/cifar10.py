@@ -32,7 +32,7 @@ def fetch():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL, str(path))
         except Exception as error:  # of the network or the disk
-            raise jit.Stop(f"the download failed ({error}): get {URL} and put it at {path}.", 2) from error
+            raise jit.Stop(f"the download failed ({error}): get {URL} and put it at {path}.") from error
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     jit.check(found == SHA256, f"{path} is damaged, its SHA-256 begins {found[:8]}, not {SHA256[:8]}: delete it.")
     return path
@@ -54,7 +54,7 @@ def unpack(folder):
     part = folder.with_name(f".part-{folder.name}")
     try:
         for name in CLASSES:
-            jit.make_folder(part / name)
+            (part / name).mkdir(parents=True, exist_ok=True)
         for i, (image, label) in enumerate(zip(tqdm(images, "writing", unit="image"), labels)):
             Image.fromarray(image).save(part / CLASSES[label] / f"{i:05d}.png")
         os.replace(part, folder)

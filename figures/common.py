@@ -44,13 +44,19 @@ def exit_code(script, work, interrupted="interrupted"):
         print(f"{script}: {interrupted}", file=sys.stderr)
         return 130
     except jit.Stop as stop:
-        sentence, code = stop.args
-        print(f"{script}: {sentence}", file=sys.stderr)
-        return code
+        print(f"{script}: {stop}", file=sys.stderr)
+        return stop.code
     except OSError as error:  # a full disk, a folder that cannot be written to
         print(f"{script}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def make_folder(path):
+    """A folder that can be written to: to be known before the work, not after it."""
+    jit.check_writable(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def save_figure(figure, path, dpi):
@@ -92,11 +98,12 @@ def version_of_shapes():
     return digest.hexdigest()[:6]
 
 
+@functools.cache
 def version_of(data):
-    """Six letters that change with the data: shapes, or a folder."""
+    """Six letters that change with the data: shapes, or the names and sizes of the files of a folder."""
     if data == "shapes":
         return version_of_shapes()
-    return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]
+    return jit.find_images(data, (3, 1, 1)).fingerprint[:6]
 
 
 def density_of_t(t, mu, sigma=0.8):

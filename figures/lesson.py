@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
-from common import EPS, GREEN, GREY, INK, PALE, PINK, Parser, ROOT, SKY, V, X, density_of_t, exit_code, jit, save_figure
+from common import EPS, GREEN, GREY, INK, PALE, PINK, Parser, ROOT, SKY, V, X, density_of_t, exit_code, jit, make_folder, save_figure
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 from PIL import Image, ImageDraw, ImageOps
@@ -549,7 +549,7 @@ def load(run):
 def draw_all(run, long, out):
     """The lesson, and the pictures of a run on the shapes. Those of other data go to its own folder."""
     if not run:
-        draw_lesson(jit.make_folder(out or ROOT / "figures"))
+        draw_lesson(make_folder(out or ROOT / "figures"))
         print("Name a run to draw samples and denoising, too: python figures/lesson.py runs/shapes-Ti-16-x")
         return
     runs = [load(path) for path in (long, run) if path]  # the long one first
@@ -558,7 +558,7 @@ def draw_all(run, long, out):
     fits = not long or of_lesson and same and most > least
     jit.check(fits, f"{long} must be the same as {run}, a run on the shapes, and trained for longer.")
     own = run if run.is_dir() else run.parent
-    folder = jit.make_folder(out or (ROOT / "figures" if of_lesson else own))
+    folder = make_folder(out or (ROOT / "figures" if of_lesson else own))
     draw_run(runs, folder)  # first: if it fails, nothing has been overwritten
     if of_lesson:
         draw_lesson(folder)

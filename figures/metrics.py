@@ -207,7 +207,7 @@ def inception():
         from torch_fidelity import metric_fid, metric_isc, metric_kid
     except ImportError as error:
         sentence = f"{error}: pip install torch-fidelity torchvision, the latter made for your torch."
-        raise jit.Stop(sentence, 2) from error
+        raise jit.Stop(sentence) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "inception.pth"
         torch.save(seeded_weights(), path)

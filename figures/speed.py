@@ -227,7 +227,7 @@ def print_input_speed(args, device, batches=20):
     for name, data in sources.items():
         places = (range(i, i + args.batch) for i in itertools.count(0, args.batch))
         stream = jit.data_batches(data, places, 0, device)
-        next(stream)  # the first one starts the workers
+        next(stream)  # the first one starts the threads
         seconds = measure(lambda: [next(stream) for _ in range(batches)], device)["clock"]
         print(f"input          {name:25} {batches * args.batch / seconds:9.1f} images/s")
 

@@ -31,12 +31,12 @@ USUAL = {name: parameter.default for name, parameter in inspect.signature(jit.tr
 SCALES = {
     "cpu": dict(  # the built-in shapes, network 128 wide
         network=jit.MODELS["Ti"],
-        recipe=dict(steps=5000, batch_size=32, lr=2e-3, decay=1.0),
+        recipe=dict(steps=5000, batch_size=32, lr=2e-3, cooldown=1.0),
         recipes=dict(
             small=dict(steps=6000, batch_size=16),
             small_eps=dict(steps=9000, batch_size=16),
             whole=dict(steps=3000, batch_size=16),
-            default={name: USUAL[name] for name in ("steps", "batch_size", "lr", "decay")},
+            default={name: USUAL[name] for name in ("steps", "batch_size", "lr", "cooldown")},
         ),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=50),
         n=300,
@@ -48,7 +48,7 @@ SCALES = {
     ),
     "gpu": dict(  # photographs, network 384 wide
         network=jit.MODELS["S"],
-        recipe=dict(steps=2500, batch_size=128, lr=5e-4, decay=1.0),
+        recipe=dict(steps=2500, batch_size=128, lr=5e-4, cooldown=1.0),
         recipes=dict(small={}, small_eps={}, whole={}, default={}),
         sampling=dict(cfg=2.0, sampling_steps=25, batch_size=500),
         n=2000,
@@ -60,7 +60,7 @@ SCALES = {
     ),
     "toy": dict(  # seconds, to see that everything works
         network=jit.MODELS["Ti"] | dict(depth=2, width=32, heads=2),
-        recipe=dict(steps=6, batch_size=4, lr=2e-3, decay=1.0, save_every=2, log_every=1),
+        recipe=dict(steps=6, batch_size=4, lr=2e-3, cooldown=1.0, save_every=2, log_every=1),
         recipes=dict(small={}, small_eps=dict(steps=4), whole={}, default={}),
         sampling=dict(cfg=1.5, sampling_steps=2, batch_size=9),
         n=9,

@@ -202,8 +202,7 @@ def test_a_class_that_is_only_links_to_what_is_gone(capsys):
     save("d/a/1.png", "red")
     Path("d/b").mkdir()
     Path("d/b/1.png").symlink_to("/nowhere/1.png")
-    assert open_data().names == ["a", "b"]
-    assert "d/b/1.png" in capsys.readouterr().err
+    assert "class b" in refused(capsys, "train", *TINY, "--data", "d")
 
 
 def test_unreadable_folders_are_named(monkeypatch, capsys):
@@ -382,24 +381,15 @@ def test_data_that_moved(capsys):
 
 
 def test_training_from_python():
-    """As in a notebook or a web demo: no signal handler is touched, in a thread or not; a list stops it, saved."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    results = []
+    """As in a notebook or a web demo, in a thread or not."""
 
-    def work(out, caught=()):
-        net = jit.JiT(**SMALL, classes=10)
-        try:
-            jit.train(net, jit.Flow(), jit.Shapes(16), out, 2, batch_size=4, caught=caught)
-            results.append(0)
-        except jit.Stop as stop:
-            results.append(stop.args[1])
+    def work(out):
+        jit.train(jit.JiT(**SMALL, classes=10), jit.Flow(), jit.Shapes(16), out, 2, batch_size=4)
 
     work("main")
     thread = threading.Thread(target=work, args=("thread",))
     thread.start(), thread.join()
-    work("stopped", [signal.SIGTERM])
-    assert results == [0, 0, 143] and load("thread")["step"] == 2 and load("stopped")["step"] == 1
-    assert handlers == {number: signal.getsignal(number) for number in handlers}
+    assert same(load("main")["step"], 2) and load("thread")["step"] == 2
 
 
 @pytest.mark.parametrize("environment", [dict(RANK="", WORLD_SIZE="", LOCAL_RANK=""), dict(RANK="0", WORLD_SIZE="1")])
@@ -410,7 +400,7 @@ def test_an_empty_environment_of_torchrun(environment, monkeypatch):
     assert train("--out", "r", "--steps", 1) == 0
 
 
-@pytest.mark.parametrize("environment", [dict(RANK="one"), dict(WORLD_SIZE="two"), dict(RANK="0", WORLD_SIZE="2")])
+@pytest.mark.parametrize("environment", [dict(WORLD_SIZE="two"), dict(RANK="0", WORLD_SIZE="2")])
 def test_an_odd_environment_of_torchrun(environment, monkeypatch, capsys):
     """No numbers, or a number of processes without the others' address: one sentence."""
     for name, value in environment.items():
@@ -421,6 +411,7 @@ def test_an_odd_environment_of_torchrun(environment, monkeypatch, capsys):
 def test_torchrun_is_for_training(run, monkeypatch, capsys):
     """Each process would draw every image and write the same files."""
     monkeypatch.setenv("RANK", "1"), monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     for words in (["sample", run], ["eval", run]):
         assert "torchrun" in refused(capsys, *words)
 
@@ -505,19 +496,18 @@ def test_sizes_that_do_not_fit(words, phrase, capsys):
 
 LACKS = {
     "memory of a GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore"),
-    "compiler": RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1"),
     "memory": MemoryError(),
+    "memory of a CPU": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"),
 }
 
 
 @pytest.mark.parametrize("error", LACKS.values(), ids=LACKS)
 def test_what_the_machine_lacks_is_one_sentence(error, run, monkeypatch, capsys):
-    """Memory, which ends most runs on a GPU, and a compiler for --compile: torch's own first line, not a hundred."""
+    """Memory, which ends most runs on a GPU: a sentence, not a hundred lines."""
 
     def lack(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(jit.JiT, "forward", lack)
-    code = 1 if isinstance(error, RuntimeError) else 2
     for words in (["train", *TINY, "--steps", 1], ["sample", run]):
-        assert (str(error).partition("\n")[0] or "MemoryError") in refused(capsys, *words, code=code)
+        assert "out of memory" in refused(capsys, *words, code=1)

@@ -70,7 +70,7 @@ def repeatable_loss():
 def run(net, out, loss_function, monkeypatch, **options):
     """A run without its sheet of samples; returns its checkpoint."""
     monkeypatch.setattr(jit, "sample_images", lambda *given, **more: [torch.zeros(40, 3, 16, 16, dtype=torch.uint8)])
-    jit.train(net, FLOW, jit.Shapes(16), out, decay=0.0, loss_function=loss_function, **options)
+    jit.train(net, FLOW, jit.Shapes(16), out, cooldown=0.0, loss_function=loss_function, **options)
     return jit.load_checkpoint(out / jit.CHECKPOINT)
 
 
