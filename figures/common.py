@@ -99,11 +99,17 @@ def version_of_shapes():
 
 
 @functools.cache
+def version_of_folder(data):
+    """Six letters that change with the names and sizes of the files in a folder."""
+    try:
+        return jit.find_images(data, (3, 1, 1)).fingerprint[:6]
+    except jit.Stop:  # the pictures are gone, but not what was drawn of them
+        return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]
+
+
 def version_of(data):
-    """Six letters that change with the data: shapes, or the names and sizes of the files of a folder."""
-    if data == "shapes":
-        return version_of_shapes()
-    return jit.find_images(data, (3, 1, 1)).fingerprint[:6]
+    """Six letters that change with the data: shapes, or a folder."""
+    return version_of_shapes() if data == "shapes" else version_of_folder(data)
 
 
 def density_of_t(t, mu, sigma=0.8):
