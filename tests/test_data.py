@@ -28,13 +28,6 @@ def draw(n, size=64):
     return jit.render_shapes(labels, factors, size), labels, factors
 
 
-def test_factors_fill_their_ranges():
-    """A factor that never varies would make the manifold smaller than stated."""
-    for column, (low, high) in zip(jit.random_factors(2000).T, jit.FACTORS.values(), strict=True):
-        assert low <= column.min() < low + 0.01 * (high - low)
-        assert high - 0.01 * (high - low) < column.max() <= high
-
-
 def test_pictures_at_every_size():
     """In [-1, 1], and using it. Pixels are areas centred at (i + 1/2) / size: a shift or a bevel
     that depends on the size would show (found 0.009; half a pixel gives 0.033)."""
@@ -44,16 +37,6 @@ def test_pictures_at_every_size():
         assert -1 <= images.min() < -0.7 and 0.7 < images.max() <= 1
     error = F.avg_pool2d(draw(40, 128)[0], 2) - draw(40, 64)[0]
     assert error.square().mean().sqrt() < 0.015
-
-
-def test_a_picture_depends_on_its_own_row_only():
-    """Neither the neighbours in a batch nor their order, or resumed runs see other data."""
-    images, labels, factors = draw(30)
-    order = torch.randperm(30)
-    again = jit.render_shapes(labels[order], factors[order], 64)
-    torch.testing.assert_close(again, images[order], atol=1e-6, rtol=0)
-    alone = jit.render_shapes(labels[7:8], factors[7:8], 64)
-    torch.testing.assert_close(alone, images[7:8], atol=1e-6, rtol=0)
 
 
 def test_classes_differ_even_at_16_pixels():
@@ -73,7 +56,10 @@ def test_smooth_in_every_factor():
     """A manifold has tangents: half of a small step, half of the change, for all seven factors, and
     none is idle. Hue 0 and 1 are one colour, so it has no seam there."""
     base, labels, factors = draw(20)
+    many = jit.random_factors(2000)
     for column, (name, (low, high)) in enumerate(jit.FACTORS.items()):
+        ends = torch.tensor([many[:, column].min(), many[:, column].max()])
+        torch.testing.assert_close(ends, torch.tensor([low, high]), rtol=0, atol=(high - low) / 99)
         step = torch.zeros(len(jit.FACTORS))
         step[column] = 0.005 * (high - low)
         full = jit.render_shapes(labels, factors + step, 64) - base

@@ -130,16 +130,6 @@ def test_inception_takes_grey_images_but_no_floats(network):
         network(torch.zeros(1, 3, 32, 32))
 
 
-@pytest.mark.parametrize("dim", [2, 3])
-def test_resize_of_a_ramp_is_the_source_coordinate(dim):
-    """TF1's coordinates: index * size / 299, no half-pixel shift, held at the last pixel."""
-    ramp = torch.arange(64.0).view((1, 1, 64, 1) if dim == 2 else (1, 1, 1, 64))
-    resized = jit.resize_tf1(ramp.expand(1, 1, 64, 64), dim)
-    line = resized[0, 0, :, 5] if dim == 2 else resized[0, 0, 5]
-    expected = (torch.arange(299) * 64 / 299).clamp_max(63)
-    assert (line - expected).abs().max() < 1e-5  # fp32 at 64: 4e-6
-
-
 def test_weights_are_the_true_ones(weights_file, sha256, tmp_path, monkeypatch):
     """A file of another network, or a page that says "not found", is refused; torch.hub's files end
     in the first letters of their SHA-256. Downloaded once. Offline: the address and the place."""
@@ -179,17 +169,6 @@ def covariance_pair(n, d, seed=0):
     return (a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T)), truth
 
 
-def test_frechet_distance_of_commuting_covariances():
-    """|mu1 - mu2|^2 + sum (sqrt a - sqrt b)^2, singular on one side."""
-    rng = np.random.RandomState(0)
-    q = np.linalg.qr(rng.standard_normal((30, 30)))[0]  # so that nothing is diagonal by luck
-    a, b, shift = rng.uniform(0, 3, 30), rng.uniform(0, 3, 30), rng.standard_normal(30)
-    a[:5] = 0
-    distance = jit.frechet_distance(shift, (q * a) @ q.T, np.zeros(30), (q * b) @ q.T)
-    expected = np.square(shift).sum() + np.square(np.sqrt(a) - np.sqrt(b)).sum()
-    assert distance == pytest.approx(expected, rel=1e-12)  # 30 terms in float64
-
-
 @pytest.mark.parametrize("n, d", [(20, 60), (200, 60)])
 def test_frechet_distance_of_any_rank(n, d):
     """Fewer images than features, where a matrix square root loses half its digits. Symmetric, 0 on
@@ -200,13 +179,9 @@ def test_frechet_distance_of_any_rank(n, d):
     assert 0 <= jit.frechet_distance(mu1, sigma1, mu1, sigma1) < 1e-11 * np.trace(sigma1)
     nothing = jit.frechet_distance(mu1, 0 * sigma1, mu1, sigma1)
     assert nothing == pytest.approx(np.trace(sigma1))
-
-
-def test_a_distance_from_what_is_not_finite_is_not_zero():
-    """max(0, nan) is 0, the best there is, and max(nan, 0) is nan."""
-    good, bad = (np.zeros(4), np.eye(4)), (np.array([0, np.nan, 0, 0]), np.eye(4))
-    assert not np.isfinite(jit.frechet_distance(*good, *bad))
-    assert not np.isfinite(jit.frechet_distance(*bad, *good))
+    for mu in (mu1 * np.nan, mu1 * np.inf):  # max(0, nan) is 0, the best there is
+        assert not jit.frechet_distance(mu, sigma1, mu2, sigma2) < np.inf
+        assert not jit.frechet_distance(mu1, sigma1, mu, sigma2) < np.inf
 
 
 def test_fid_and_inception_score_are_those_of_torch_fidelity():
@@ -218,6 +193,8 @@ def test_fid_and_inception_score_are_those_of_torch_fidelity():
     assert jit.frechet_distance(*one, *two) == pytest.approx(4.5309561082396925, rel=1e-12)
     recorded = (3.7026341717588513, 0.20324888182541478)
     assert jit.inception_score(logits) == pytest.approx(recorded, rel=1e-10)
+    certain = torch.nn.functional.pad(1000 * torch.eye(8).repeat(25, 1), (0, 1))  # never class 9
+    assert jit.inception_score(certain, splits=1) == pytest.approx((8, 0), abs=1e-9)
 
 
 def test_moments_are_numpys():
@@ -234,16 +211,6 @@ def test_moments_are_numpys():
     for too_few in ([], [torch.zeros(1, 7)]):
         with pytest.raises(jit.Stop, match="two images"):
             jit.moments(too_few)
-
-
-def test_inception_score_closed_forms():
-    """K certain, balanced classes score K (no NaN from log 0), sorted or not; nothing said, 1."""
-    certain = 1000 * torch.eye(8).repeat(25, 1)
-    assert jit.inception_score(certain, splits=1) == pytest.approx((8, 0), abs=1e-9)
-    never_predicted = torch.nn.functional.pad(certain, (0, 1))
-    assert jit.inception_score(never_predicted, splits=1) == pytest.approx((8, 0), abs=1e-9)
-    assert jit.inception_score(torch.zeros(100, 8)) == pytest.approx((1, 0), abs=1e-12)
-    assert jit.inception_score(1000 * torch.eye(10).repeat_interleave(100, 0))[0] > 9
 
 
 # The command
@@ -306,8 +273,10 @@ def test_eval_of_a_folder_end_to_end(network, sha256, weights_file, monkeypatch,
     with np.load("new/s.npz") as file:
         assert set(file) == {"mu", "sigma"}
         np.testing.assert_allclose(file["mu"], b.mean(0), rtol=1e-4, atol=1e-4)
+    means = lambda mu1, _, mu2, __: np.square(mu1 - mu2).sum()  # noqa: E731, quick
+    monkeypatch.setattr(jit, "frechet_distance", means)
     again = evaluate(capsys, *words, "--reference", "new/s.npz")
-    assert again["fid_5"] == pytest.approx(fid, rel=1e-5)
+    assert again["fid_5"] == pytest.approx(np.square(a.mean(0) - b.mean(0)).sum(), rel=1e-4)
 
 
 def test_eval_of_a_run_compares_with_its_training_data(distances, fake, capsys):
@@ -343,21 +312,6 @@ def test_shapes_as_reference(distances, fake, capsys):
     evaluate(capsys, "shapes", "--size", 16, "--reference", "./shapes")
     mu1, _, mu2, _ = distances[-1]
     np.testing.assert_allclose(mu1, mu2)
-
-
-def test_grey_images_are_measured_as_grey(distances, monkeypatch, capsys):
-    """A network of one channel is compared with the training data in grey."""
-    folder("d", 4, 0)
-    data = jit.open_data("d", (1, 16, 16))
-    net = jit.JiT(16, 8, 2, depth=1, width=16, heads=2, bottleneck=4, channels=1)
-    jit.train(net, jit.Flow(), data, "r", steps=1, batch_size=4, data_name="d")
-    seen = []
-    monkeypatch.setattr(jit, "load_inception", lambda path, device: lambda x: (
-        seen.append(x.shape[1]) or mean_colours(x)))  # fmt: skip
-    evaluate(capsys, "r", "--n", 4, "--sampling-steps", 1)
-    assert set(seen) == {1}
-    assert call("sample", "r", "--n", 4, "--sampling-steps", 1, "--png-dir", "p") == 0
-    assert Image.open("p/000000.png").mode == "L"
 
 
 def test_broken_files_do_not_count(distances, fake, monkeypatch, capsys):

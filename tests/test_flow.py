@@ -3,7 +3,6 @@ Table 1 and the numbers of the paper."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from conftest import NINE, PREDS, blank, normal, small
@@ -168,18 +167,3 @@ def test_average_of_weights():
         plain = plain * step / (9 + step) + step * 9 / (9 + step)
     assert math.isclose(average[0].item(), plain, rel_tol=1e-9)
     assert 8 < 100 - plain < 12  # its memory is the last 1 / (w + 1) of the run: it lags 10 steps
-
-
-def test_small_steps_of_training_help():
-    """Network, loss and gradient that fit together learn one image: the loss falls by half."""
-    torch.manual_seed(0)
-    net = small(depth=2, context_start=1)
-    x, y = normal(1, 3, 16, 16).clamp(-1, 1).expand(16, -1, -1, -1), torch.zeros(16).long()
-    optimizer, losses = torch.optim.AdamW(net.parameters(), 5e-3), []
-    for _ in range(60):
-        loss, _ = jit.training_loss(net, x, y, jit.Flow(noise_scale=2.0, label_drop=0))
-        optimizer.zero_grad()
-        loss.mean().backward()
-        optimizer.step()
-        losses.append(loss.mean().item())
-    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])

@@ -21,36 +21,6 @@ from PIL import Image
 import jit
 
 
-def pictures(n, seed):
-    """32 x 32: a bright square (even numbers) or a striped disc in the upper left, on a ground."""
-    rng, (y, x) = np.random.RandomState(seed), np.mgrid[:32, :32]
-    images = []
-    for i in range(n):
-        centre, radius = rng.uniform(9, 15, 2), rng.uniform(4, 7)
-        down, right = np.abs(y - centre[0]), np.abs(x - centre[1])
-        inside = (np.hypot(down, right) < radius) & (x % 4 < 2)
-        if i % 2 == 0:
-            inside = np.maximum(down, right) < radius
-        ground, colour = rng.uniform(0, 100, 3), rng.uniform(130, 255, 3)
-        images.append(np.where(inside, colour[:, None, None], ground[:, None, None]))
-    return torch.tensor(np.stack(images)).round().to(torch.uint8)
-
-
-def test_rfd_sees_damage():
-    """It counts for more than another sample, and more damage for more than less."""
-    reference, images = rfd.statistics([pictures(300, seed=0)]), pictures(300, seed=1)
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-
-    def distance(images):
-        return jit.frechet_distance(*rfd.statistics([images.round().clamp(0, 255).byte()]), *reference)
-
-    floor, mild, strong = distance(images), distance(images + 20 * noise), distance(images + 35 * noise)
-    assert 1.5 * floor < mild and 1.5 * mild < strong
-    assert distance(pictures(600, seed=1)[::2]) > 3 * floor  # one class of two
-    assert distance(images.roll(16, 3)) > 10 * floor  # halves swapped
-    assert distance(images[:20].repeat(15, 1, 1, 1)) > 3 * floor  # twenty, again and again
-
-
 def test_random_features_never_change():
     """Old results stay comparable: recorded. Floats in [-1, 1] would all look alike."""
     colours = np.random.RandomState(0).randint(0, 256, (2, 3, 4, 4)).repeat(8, 2).repeat(8, 3)
@@ -67,7 +37,7 @@ def test_rfd_of_a_folder_is_the_distance_of_its_features(capsys):
     """Files, features, statistics and the name, against the same by hand."""
     features = []
     for seed, name in enumerate("ab"):
-        images = pictures(12, seed)
+        images = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8) // (seed + 1)
         for i, image in enumerate(images):
             path = save(f"{name}/{i:02d}.png", 0)
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
