@@ -434,3 +434,14 @@ def test_a_batch_that_does_not_split(monkeypatch):
     """Asked from Python too: 5 images in 2 parts were 4."""
     with pytest.raises(jit.Stop, match="--accum 2"):
         jit.train(jit.JiT(**SMALL, classes=10), jit.Flow(), jit.Shapes(16), "r", 1, batch_size=5, accum=2)
+
+
+def test_reference_shapes_is_the_word(run, monkeypatch, capsys):
+    """And ./shapes a folder: a path forgets the dot."""
+    opened = []
+    monkeypatch.setattr(jit, "load_inception", lambda path, device: Mean())
+    monkeypatch.setattr(jit, "open_data", lambda name, shape: opened.append(name) or jit.Shapes(shape[1]))
+    monkeypatch.setattr(jit, "frechet_distance", lambda *moments: 0.0)
+    for name in ("shapes", "./shapes"):
+        assert call("eval", run, "--n", 2, "--sampling-steps", 1, "--reference", name) == 0
+    assert opened == ["shapes", "./shapes"]
