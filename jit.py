@@ -1280,7 +1280,7 @@ def add_train_flags(parser):
     """Flags of train. None as default: what --model or --size says."""
     add = functools.partial(add_flag, parser)
     other = parser.add_argument
-    other("--data", type=some_text, default="shapes", help="shapes, or a folder: CLASS/*.jpg or *.jpg")
+    other("--data", type=some_text, default="shapes", help="or a folder: CLASS/*.jpg or *.jpg")
     other("--out", type=some_path, help="run folder; None: runs/DATA-MODEL-PATCH-PRED")
     other("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, the side of a patch")
     add("size", JiT, positive_int, "side of the images in pixels", default=64)
