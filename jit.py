@@ -1126,7 +1126,9 @@ def draw_samples(path, net, flow, names, cfg):
         y, captions = pick_classes(40, classes, names)
         y, cfg = y.to(net.pos_embed.device), guidance_weight(cfg, net, flow)
         draw_sheet(path, torch.cat(list(sample_images(net, y, flow, net.shape, cfg=cfg))), captions)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
+        if explain(error) is None:  # a bug
+            raise
         tqdm.write(f"no {path}: {error}", file=sys.stderr)
 
 
@@ -1529,6 +1531,7 @@ class Output:
 
     def __init__(self, stream):
         self.stream = stream or open(os.devnull, "w")  # None: it was closed at the start
+        self.failed = False  # for another reason than a reader who has gone
 
     def write(self, text):
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
@@ -1541,7 +1544,8 @@ class Output:
     def attempt(self, method, *arguments):
         try:
             return getattr(self.stream, method)(*arguments)
-        except OSError:  # the pipe is broken, the disk full
+        except OSError as error:
+            self.failed = not isinstance(error, BrokenPipeError)
             self.stream = open(os.devnull, "w")
 
     def __getattr__(self, name):
@@ -1568,6 +1572,9 @@ def main(words=None):
         args = parse_flags(words)
         check(args.command == "train" or processes()[1] == 1, "torchrun is for train only.")
         {"train": run_train, "sample": run_sample, "eval": run_eval}[args.command](args)
+        sys.stdout.flush()
+        lost = args.command == "eval" and getattr(sys.stdout, "failed", False)
+        check(not lost, "the result could not be written: is the disk full?")
     except (Exception, KeyboardInterrupt) as error:
         if explain(error) is None:
             raise

@@ -445,3 +445,21 @@ def test_reference_shapes_is_the_word(run, monkeypatch, capsys):
     for name in ("shapes", "./shapes"):
         assert call("eval", run, "--n", 2, "--sampling-steps", 1, "--reference", name) == 0
     assert opened == ["shapes", "./shapes"]
+
+
+def test_a_result_that_could_not_be_written_is_no_success(run, monkeypatch, capsys):
+    """eval > FILE on a full disk: the number is lost, and the exit code must say so."""
+    monkeypatch.setattr(jit, "load_inception", lambda path, device: Mean())
+    monkeypatch.setattr(jit, "frechet_distance", lambda *moments: 0.0)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", jit.Output(full))
+        assert call("eval", run, "--n", 2, "--sampling-steps", 1, "--reference", "shapes") == 2
+    assert "could not be written" in capsys.readouterr().err
+
+
+def test_a_bug_in_the_sampler_is_no_missing_sheet(monkeypatch):
+    """Only memory and disk may cost a sheet; a mistake in the code is told with its place."""
+    monkeypatch.setattr(jit, "guided_velocity", None)
+    with pytest.raises(TypeError):
+        train("--out", "r", "--steps", 1)
+    assert load("r")["step"] == 1  # saved before
