@@ -457,6 +457,9 @@ def test_a_result_that_could_not_be_written_is_no_success(run, monkeypatch, caps
         def write(self, text):
             raise OSError(errno.ENOSPC, "No space left on device")
 
+        def flush(self):
+            pass
+
     monkeypatch.setattr(sys, "stdout", jit.Output(Full()))
     assert call("eval", run, "--n", 2, "--sampling-steps", 1, "--reference", "shapes") == 2
     assert "could not be written" in capsys.readouterr().err
