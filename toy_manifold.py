@@ -11,7 +11,6 @@ figures/toy.md tells what the studies found, and why what the paper leaves open 
 
 import json
 import math
-import os
 import tempfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from figures.toy_figures import draw, print_table
-from jit import convert, flow_loss, integrate, interpolate
+from jit import convert, flow_loss, integrate, interpolate, write_whole
 
 PREDS = ("x", "eps", "v")  # what a network can predict
 REFERENCES = ("data", "oracle", "noise")  # new data, best possible denoiser, noise as it is
@@ -138,7 +137,8 @@ def sample(net, pred, noise):
         t = torch.full((len(z),), t)
         return convert(net(z, t), z, t, pred, T_CLIP)["v"]
 
-    *_, (_, z, _) = integrate(velocity, noise, SOLVER_STEPS, "heun")
+    for _, z, _ in integrate(velocity, noise, SOLVER_STEPS, "heun"):
+        pass  # the last z
     return z
 
 
@@ -234,13 +234,6 @@ def load(path):
     return stored
 
 
-def replace(path, write):
-    """Write beside the file, then rename: a run that is cut off leaves the old file whole."""
-    beside = path.with_name("new-" + path.name)
-    write(beside)
-    os.replace(beside, path)
-
-
 def parse(argv):
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.error = lambda message: parser.exit(2, f"toy_manifold.py: {message}\n")
@@ -250,7 +243,7 @@ def parse(argv):
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default 600)")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the results")
+    parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder for the results")
     args = parser.parse_args(argv)
     dims = [2, 8, 16, 512] if args.sweep == "samples" else [2**k for k in range(1, 10)]
     args.dims = sorted(set(args.dims or dims))
@@ -284,10 +277,10 @@ def main(argv=None):
         planes.setdefault((config.D, config.pred), plane)  # the picture shows the first seed
     print_table(records, METRICS)
     args.stored[args.sweep] = records
-    figure = draw(args.sweep, args.stored, planes, spiral(quantiles(500)))
     text = json.dumps(args.stored).replace("}, {", "},\n{") + "\n"  # one record a line
-    replace(args.numbers, lambda path: path.write_text(text))
-    replace(args.numbers.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120))
+    write_whole(args.numbers, lambda path: path.write_text(text))  # first: they took the time
+    figure = draw(args.sweep, args.stored, planes, spiral(quantiles(500)))
+    write_whole(args.numbers.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120))
     print(f"wrote {args.numbers} and the picture beside it")
 
 
