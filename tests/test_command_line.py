@@ -334,3 +334,28 @@ def test_help_names_every_command_and_flag(capsys):
     """--help needs no data and no network."""
     for words, found in (([], "eval"), (["train"], "--cooldown"), (["sample"], "--png-dir")):
         assert call(*words, "--help") == 0 and found in capsys.readouterr().out
+
+
+def test_a_result_that_is_lost_is_no_success(run, monkeypatch, capsys):
+    """eval > FILE on a full disk: the number is gone, and the exit code says so."""
+    monkeypatch.setattr(jit, "load_inception", lambda path, device: None)
+    monkeypatch.setattr(jit, "moments", lambda batches: (2, None, None))
+    monkeypatch.setattr(jit, "inception_score", lambda logits: (1.0, 0.0))
+    monkeypatch.setattr(jit, "frechet_distance", lambda *moments: 0.0)
+    monkeypatch.setattr(torch, "stack", lambda tensors: None)
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", jit.Output(Full()))
+    assert call("eval", run, "--n", 2, "--reference", "shapes") == 2
+    assert "could not be written" in capsys.readouterr().err
+
+
+def test_a_bug_in_the_sampler_costs_no_training(monkeypatch):
+    """Only memory and disk may cost a sheet in silence; a bug is a traceback, after saving."""
+    monkeypatch.setattr(jit, "guided_velocity", None)
+    with pytest.raises(TypeError):
+        train("--out", "r", "--steps", 1)
+    assert load("r")["step"] == 1
