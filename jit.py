@@ -1491,6 +1491,10 @@ def read_images(name, shape, args, device):
 def run_eval(args):
     """python jit.py eval: FID and Inception Score of a run, or of a folder of images."""
     device, reference = choose_device(args.device), args.reference
+    if args.stats:
+        check(args.stats.suffix == ".npz", f"--stats {args.stats}: its name must end in .npz.")
+        check(not args.stats.is_dir(), f"--stats {args.stats} is a folder.")
+        check_writable(args.stats.parent)
     if args.run.is_dir() and not (args.run / CHECKPOINT).exists():
         check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
         check(reference, "give --reference, a folder or a file of statistics.")
@@ -1500,10 +1504,6 @@ def run_eval(args):
         net, config, _, batches = open_run(args)
         n, shape, reference = args.n, net.shape, reference or config["data"]
     check(reference, f"{args.run} does not say what it was trained on: give --reference.")
-    if args.stats:
-        check(args.stats.suffix == ".npz", f"--stats {args.stats}: its name must end in .npz.")
-        check(not args.stats.is_dir(), f"--stats {args.stats} is a folder.")
-        check_writable(args.stats.parent)
     inception, logits = load_inception(args.inception, device), []
 
     def features(n, batches, logits):
