@@ -728,7 +728,7 @@ def fingerprint(root, paths):
 def find_images(name, shape):
     """The Images of FOLDER/CLASS/**, or of FOLDER itself without classes: sorted, not yet read."""
     root = Path(name)
-    check(name and root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
+    check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
     Image.init()  # PIL then knows all types of files that it can open
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
     files = find_files(root)
@@ -1067,6 +1067,20 @@ def summarize(seen, parameters):
     return dict(loss=losses.mean().item(), loss_by_t=by_t, grad_norm=norm.item())
 
 
+def check_finite(line):
+    """Stop, with exit code 1, where the loss or its gradient is no number: the run is lost."""
+    loss, norm = line["loss"], line["grad_norm"]
+    if not math.isfinite(loss + norm):
+        sentence = f"at step {line['step']} the loss is {loss}, its gradient {norm}"
+        raise Stop(f"{sentence}: try a lower --lr.", 1)
+
+
+def learning_rate(step, steps, lr, warmup, cooldown):
+    """lr, after `warmup` steps in which it rises, before the share of the run in which it falls."""
+    falling = (steps - step + 1) / max(1, cooldown * steps)
+    return lr * min(1.0, step / max(1, warmup), falling)
+
+
 def guidance_weight(cfg, net, flow):
     """cfg; or 1, none, where a network has learnt but one side: one class, label_drop 0 or 1."""
     return cfg if net.classes > 1 and 0 < flow.label_drop < 1 else 1.0
@@ -1112,7 +1126,9 @@ def draw_samples(path, net, flow, names, cfg):
         y, captions = pick_classes(40, classes, names)
         y, cfg = y.to(net.pos_embed.device), guidance_weight(cfg, net, flow)
         draw_sheet(path, torch.cat(list(sample_images(net, y, flow, net.shape, cfg=cfg))), captions)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
+        if explain(error) is None:  # a bug
+            raise
         tqdm.write(f"no {path}: {error}", file=sys.stderr)
 
 
@@ -1149,9 +1165,10 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
         model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
     # Where it goes on: with the same config, but for the place of the data.
     recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, cooldown=cooldown)
-    config = dict(network=net.arguments, flow=dataclasses.asdict(flow),
-                  recipe=recipe | dict(flip=flip, seed=seed), names=list(data.names),
-                  images=len(data.labels), fingerprint=data.fingerprint, data=data_name)
+    recipe |= dict(flip=flip, seed=seed)
+    config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe)
+    config |= dict(names=list(data.names), images=len(data.labels), data=data_name)
+    config["fingerprint"] = data.fingerprint
     done = resume(out, networks, optimizer, config)
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
@@ -1173,8 +1190,8 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
                 optimizer.zero_grad()  # here the old gradients' memory becomes that of the new ones
             (losses.mean() / accum).backward()
             seen.append((losses.detach(), t))  # stay on the device: no step waits for a GPU
-        falling = (steps - step + 1) / max(1, cooldown * steps)
-        optimizer.param_groups[0]["lr"] = lr * min(1.0, step / max(1, warmup), falling)
+        rate = learning_rate(step, steps, lr, warmup, cooldown)
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         for key, (decay, window) in AVERAGES.items():
             update_average(list(networks[key].parameters()), parameters, decay, window, step)
@@ -1182,10 +1199,8 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
         last, now = step == steps, time.perf_counter()
         save = last or step % save_every == 0 or now - saved_at > SAVE_SECONDS
         if save or step % log_every == 0:
-            line = dict(step=step, lr=optimizer.param_groups[0]["lr"]) | summarize(seen, parameters)
-            if not math.isfinite(line["loss"] + line["grad_norm"]):
-                raise Stop(f"at step {step} the loss is {line['loss']}, its gradient "
-                           f"{line['grad_norm']}: try a lower --lr.", 1)
+            line = dict(step=step, lr=rate) | summarize(seen, parameters)
+            check_finite(line)
             line["images_per_s"] = (step - logged) * batch_size / (time.perf_counter() - clock)
             line["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
             bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
@@ -1232,11 +1247,16 @@ weight = in_range(float, 0, "a number, 0 or more")
 any_number = in_range(float, -(2.0**62), "a number")
 
 
-def some_path(text):
-    """A type of argparse: a path that is not empty, as a variable is that was never set."""
+def some_text(text):
+    """A type of argparse: not empty, as a variable is that was never set."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
-    return Path(text)
+    return text
+
+
+def some_path(text):
+    """A type of argparse: a path."""
+    return Path(some_text(text))
 
 
 FROM_FUNCTION = object()
@@ -1262,7 +1282,7 @@ def add_train_flags(parser):
     """Flags of train. None as default: what --model or --size says."""
     add = functools.partial(add_flag, parser)
     other = parser.add_argument
-    other("--data", default="shapes", help="shapes, or a folder: CLASS/*.jpg or *.jpg")
+    other("--data", type=some_text, default="shapes", help="or a folder: CLASS/*.jpg or *.jpg")
     other("--out", type=some_path, help="run folder; None: runs/DATA-MODEL-PATCH-PRED")
     other("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, the side of a patch")
     add("size", JiT, positive_int, "side of the images in pixels", default=64)
@@ -1326,7 +1346,7 @@ def parse_flags(words=None):
     add = measuring.add_argument
     add("run", type=some_path, help="a run, a checkpoint file, or a folder of images")
     add("--size", type=positive_int, help="side in pixels of the images of a folder")
-    add("--reference", type=some_path, help="folder or statistics; None: the training data")
+    add("--reference", type=some_text, help="shapes, a folder or statistics; None: training data")
     add("--stats", type=some_path, help="write the reference's statistics to this .npz file")
     add("--inception", type=some_path, help="file of the Inception weights; None: a download")
     add_sampling_flags(measuring, 1000)
@@ -1378,7 +1398,7 @@ def run_train(args):
     network, device = fill_in(args), choose_device(args.device)
     check_writable(args.out)
     if args.data != "shapes":
-        inside = args.data and args.out.resolve().is_relative_to(Path(args.data).resolve())
+        inside = args.out.resolve().is_relative_to(Path(args.data).resolve())
         check(not inside, f"--out {args.out} lies in --data {args.data}: its sheets would become "
                           "training data. Choose another.")
     if device.type == "cuda":
@@ -1471,6 +1491,10 @@ def read_images(name, shape, args, device):
 def run_eval(args):
     """python jit.py eval: FID and Inception Score of a run, or of a folder of images."""
     device, reference = choose_device(args.device), args.reference
+    if args.stats:
+        check(args.stats.suffix == ".npz", f"--stats {args.stats}: its name must end in .npz.")
+        check(not args.stats.is_dir(), f"--stats {args.stats} is a folder.")
+        check_writable(args.stats.parent)
     if args.run.is_dir() and not (args.run / CHECKPOINT).exists():
         check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
         check(reference, "give --reference, a folder or a file of statistics.")
@@ -1480,30 +1504,25 @@ def run_eval(args):
         net, config, _, batches = open_run(args)
         n, shape, reference = args.n, net.shape, reference or config["data"]
     check(reference, f"{args.run} does not say what it was trained on: give --reference.")
-    if args.stats:
-        check(args.stats.suffix == ".npz", f"--stats {args.stats}: its name must end in .npz.")
-        check(not args.stats.is_dir(), f"--stats {args.stats} is a folder.")
-        check_writable(args.stats.parent)
     inception, logits = load_inception(args.inception, device), []
 
-    def features(n, batches, keep=False):
+    def features(n, batches, logits):
         for images in tqdm(batches, "features", math.ceil(n / args.batch_size)):
             found, scores = inception(images.to(device))
-            logits.extend(scores.cpu() if keep else [])
+            logits.extend(scores.cpu())
             yield found
 
     if Path(reference).is_file():
         mu, sigma = load_statistics(reference)
     else:
-        name = "shapes" if reference == "shapes" else f"{reference}/"  # a folder, if it was a path
-        _, mu, sigma = moments(features(*read_images(name, shape, args, device)))
+        _, mu, sigma = moments(features(*read_images(reference, shape, args, device), []))
     if args.stats:
         args.stats.parent.mkdir(parents=True, exist_ok=True)
         write_whole(args.stats, functools.partial(np.savez, mu=mu, sigma=sigma))
-    n, mean, covariance = moments(features(n, batches, keep=True))
+    n, mean, covariance = moments(features(n, batches, logits))
     score, deviation = inception_score(torch.stack(logits))
     result = {f"fid_{n}": frechet_distance(mean, covariance, mu, sigma), "inception_score": score}
-    result |= dict(inception_score_std=deviation, run=str(args.run), reference=str(reference))
+    result |= dict(inception_score_std=deviation, run=str(args.run), reference=reference)
     print(json.dumps(result))
 
 
@@ -1512,6 +1531,7 @@ class Output:
 
     def __init__(self, stream):
         self.stream = stream or open(os.devnull, "w")  # None: it was closed at the start
+        self.failed = False  # for another reason than a reader who has gone
 
     def write(self, text):
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
@@ -1524,7 +1544,8 @@ class Output:
     def attempt(self, method, *arguments):
         try:
             return getattr(self.stream, method)(*arguments)
-        except OSError:  # the pipe is broken, the disk full
+        except OSError as error:
+            self.failed = not isinstance(error, BrokenPipeError)
             self.stream = open(os.devnull, "w")
 
     def __getattr__(self, name):
@@ -1551,6 +1572,9 @@ def main(words=None):
         args = parse_flags(words)
         check(args.command == "train" or processes()[1] == 1, "torchrun is for train only.")
         {"train": run_train, "sample": run_sample, "eval": run_eval}[args.command](args)
+        sys.stdout.flush()
+        lost = args.command == "eval" and getattr(sys.stdout, "failed", False)
+        check(not lost, "the result could not be written: is the disk full?")
     except (Exception, KeyboardInterrupt) as error:
         if explain(error) is None:
             raise

@@ -262,7 +262,7 @@ def test_cut_off_write_leaves_the_old_file(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError):
-        toy.replace(path, fail)
+        toy.write_whole(path, fail)
     assert path.read_text() == "old"
 
 

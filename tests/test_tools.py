@@ -1,0 +1,126 @@
+"""The tools of figures/ that measure, and cifar10.py: what they say is so."""
+
+import hashlib
+import io
+import json
+import mmap
+import sys
+import tarfile
+import time
+
+import cifar10
+import metrics
+import numpy as np
+import pytest
+import rfd
+import speed
+import torch
+from conftest import save
+from PIL import Image
+
+import jit
+
+
+def test_random_features_never_change():
+    """Old results stay comparable: recorded. Floats in [-1, 1] would all look alike."""
+    colours = np.random.RandomState(0).randint(0, 256, (2, 3, 4, 4)).repeat(8, 2).repeat(8, 3)
+    features = rfd.random_features(torch.tensor(colours, dtype=torch.uint8))
+    expected = [0.34902, 0.56986, 0.188359, 0.083148, 0.201053, 0.148936]
+    expected += [0.113726, 0.883946, 0.275132, 0.062062, 0.15683, 0.246775]
+    assert features.shape == (2, 496)
+    assert np.abs(features[:, ::99].flatten().numpy() - expected).max() < 1e-5  # fp32
+    with pytest.raises((AssertionError, ValueError)):
+        rfd.random_features(torch.zeros(1, 3, 32, 32))
+
+
+def test_rfd_of_a_folder_is_the_distance_of_its_features(capsys):
+    """Files, features, statistics and the name, against the same by hand."""
+    features = []
+    for seed, name in enumerate("ab"):
+        images = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8) // (seed + 1)
+        for i, image in enumerate(images):
+            path = save(f"{name}/{i:02d}.png", 0)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+        features.append(rfd.random_features(images).double().numpy())
+    assert rfd.main("a --size 32 --reference b --device cpu".split()) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    by_hand = jit.frechet_distance(*(part for f in features for part in (f.mean(0), np.cov(f.T))))
+    assert result["rfd_12"] == pytest.approx(by_hand, rel=1e-6)
+    assert not any("fid" in key for key in result), "rfd must not be called FID"
+
+
+def test_kid_is_that_of_torch_fidelity():
+    """Kernel, subsets and their order, recorded; and two sets of one distribution average 0."""
+    rng = np.random.RandomState(3)
+    rng.standard_normal((237, 50))  # the recorded numbers came after others
+    a = torch.tensor(rng.standard_normal((120, 16)))
+    b = torch.tensor(rng.standard_normal((90, 16)) * 1.2 + 0.3)
+    assert metrics.kid(a, b, subsets=20, size=50) == pytest.approx(0.36886200830355814, rel=1e-10)
+    pairs = (torch.tensor(rng.standard_normal((2, 20, 8))) for _ in range(300))
+    values = [metrics.kid(*pair, subsets=1) for pair in pairs]
+    assert abs(np.mean(values)) < 4 * np.std(values) / 300**0.5 and min(values) < 0
+
+
+def test_truth_that_frechet_distances_are_compared_with():
+    """The closed forms agree with jit.frechet_distance, for full and for low rank."""
+    for given, trace in (metrics.full_rank(np.random.RandomState(0), d=30),
+                         metrics.low_rank(np.random.RandomState(0), d=30, n=12)):  # fmt: skip
+        truth = metrics.textbook(lambda s, trace=trace: trace)(*given)
+        assert jit.frechet_distance(*given) == pytest.approx(truth, rel=1e-9)
+
+
+def test_what_speed_measures():
+    """Sleep passes by the clock and not of the CPU; a touched page of fresh memory is a fault; and
+    Heun-50 makes 99 evaluations, of which guidance in (0.1, 1) doubles 88."""
+    cost = speed.measure(lambda: time.sleep(0.1), torch.device("cpu"))
+    assert cost["clock"] > 0.1 and cost["cpu"] < 0.05
+
+    def touch():
+        with mmap.mmap(-1, 1000 * mmap.PAGESIZE) as memory:
+            for i in range(1000):
+                memory[i * mmap.PAGESIZE] = 1
+
+    if sys.platform != "win32":
+        assert speed.measure(touch, torch.device("cpu"))["faults"] >= 1000
+    assert speed.count_forwards(50) == 99 + 88
+    assert speed.count_forwards(50, cfg=1.0) == 99
+    assert speed.count_forwards(50, solver="euler", interval=(0.0, 1.0)) == 100
+    args = speed.parse_flags("--model Ti/16 --size 32 --batch 2 --classes 3 --steps 2".split())
+    for work in speed.our_works(args, torch.device("cpu")).values():
+        assert speed.measure(work, torch.device("cpu"))["clock"] > 0
+
+
+def test_cifar10_becomes_a_folder_that_jit_reads(tmp_path, monkeypatch, capsys):
+    """A record is a class and three planes of 32 x 32. A damaged archive, one that cannot be got,
+    and Ctrl-C are a sentence each, and leave no folder that looks complete."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    archive = tmp_path / "hub/cifar-10-binary.tar.gz"
+    archive.parent.mkdir()
+    planes = np.random.RandomState(0).randint(0, 256, (3, 32, 32), dtype=np.uint8)
+    with tarfile.open(archive, "w:gz") as file:
+        for i in range(1, 6):
+            record = tarfile.TarInfo(f"cifar-10-batches-bin/data_batch_{i}.bin")
+            record.size = 2 * 3073
+            data = bytes([i]) + planes.tobytes() + bytes([9]) + bytes(3072)
+            file.addfile(record, io.BytesIO(data))
+    monkeypatch.setattr(cifar10, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cifar10.Image, "fromarray", stop)
+        assert cifar10.main(["c"]) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+    assert cifar10.main(["c"]) == 0 and cifar10.main(["c"]) == 2  # it is there already
+    data = jit.open_data("c", (3, 32, 32))
+    found = sorted(data.names[label] for label in data.labels)
+    assert found == sorted("automobile bird cat deer dog".split() + ["truck"] * 5)
+    assert torch.equal(data.pixels[0], torch.tensor(planes))
+    archive.write_bytes(archive.read_bytes()[:100])
+    capsys.readouterr()
+    assert cifar10.main(["d"]) == 2 and capsys.readouterr().err.count("\n") == 1
+    archive.unlink()
+    assert cifar10.main(["d"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and cifar10.URL in said and str(archive) in said
