@@ -1,7 +1,7 @@
 """CIFAR-10 as a folder of images: 50,000 of 32 x 32 pixels in ten classes.
 
-    python figures/cifar10.py                                         to data/cifar10/CLASS/*.png: 170 MB, a minute
-    python jit.py train --data data/cifar10 --size 32 --model S/4     and so it is trained on
+    python figures/cifar10.py                   to data/cifar10/CLASS/*.png: 170 MB, a minute
+    python jit.py train --data data/cifar10 --size 32 --model S/4
 
 The archive stays in torch.hub's cache, usually ~/.cache/torch/hub.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import ROOT, Parser, exit_code, jit
+from common import ROOT, finish, jit, script
 from PIL import Image
 from tqdm import tqdm
 
@@ -32,16 +32,18 @@ def fetch():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL, str(path))
         except Exception as error:  # of the network or the disk
-            raise jit.Stop(f"the download failed ({error}): get {URL} and put it at {path}.") from error
+            hint = f"get {URL} and put it at {path}."
+            raise jit.Stop(f"the download failed ({error}): {hint}") from error
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    jit.check(found == SHA256, f"{path} is damaged, its SHA-256 begins {found[:8]}, not {SHA256[:8]}: delete it.")
+    jit.check(found == SHA256, f"{path} is damaged, its SHA-256 is another: delete it.")
     return path
 
 
 def read_archive(path):
-    """The training images (n, 32, 32, 3) and their classes (n,). A record is a class and planes of red, green, blue."""
+    """The training images (n, 32, 32, 3), classes (n,). A record: class, red, green, blue plane."""
     with tarfile.open(path) as archive:
-        files = [archive.extractfile(f"cifar-10-batches-bin/data_batch_{i}.bin").read() for i in range(1, 6)]
+        names = [f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)]
+        files = [archive.extractfile(name).read() for name in names]
     records = np.frombuffer(b"".join(files), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), records[:, 0]
@@ -49,7 +51,7 @@ def read_archive(path):
 
 def unpack(folder):
     """Write the images to a folder beside it, then rename: it is there as a whole or not at all."""
-    jit.check(not folder.exists(), f"{folder} is there already: choose another folder, or delete it.")
+    jit.check(not folder.exists(), f"{folder} is there already: choose another, or delete it.")
     images, labels = read_archive(fetch())
     part = folder.with_name(f".part-{folder.name}")
     try:
@@ -64,11 +66,11 @@ def unpack(folder):
 
 
 def main(words=None):
-    parser = Parser(__doc__, prog="cifar10.py")
+    parser = script(__doc__)
     default = ROOT / "data" / "cifar10"
-    parser.add_argument("folder", nargs="?", type=Path, default=default, help="new folder (default: data/cifar10)")
+    parser.add_argument("folder", nargs="?", type=Path, default=default, help="a new folder")
     args = parser.parse_args(words)
-    return exit_code("cifar10.py", lambda: unpack(args.folder))
+    return finish(lambda: unpack(args.folder))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What scripts that use jit.py share: jit.py itself, real images, the version of the data."""
 
+import argparse
 import functools
 import sys
 from pathlib import Path
@@ -10,6 +11,25 @@ from studies import digest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import jit  # noqa: E402
+
+
+def finish(work):
+    """Do the work of a script; what a user can mend is a sentence. Returns the exit code."""
+    try:
+        work()
+    except (Exception, KeyboardInterrupt) as error:
+        if jit.explain(error) is None:
+            raise
+        sentence, code = jit.explain(error)
+        print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
+        return code
+    return 0
+
+
+def script(doc):
+    """The parser of a script: its docstring as its help."""
+    style = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    return argparse.ArgumentParser(description=doc, **style)
 
 
 def real_images(data, n, seed):

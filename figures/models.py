@@ -1,26 +1,20 @@
-"""The paper's models (Tables 5 and 6): parameters and multiply-adds of each, counted, beside what the paper prints.
+"""The paper's models (Tables 5 and 6): parameters and multiply-adds, counted and as printed there.
 
     python figures/models.py
 
-A multiply-add is counted once. Parameters are those that are trained; the cost is that of one conditional forward of
-one image, with in-context tokens and the products of attention: the convention that fits the paper's numbers. Nothing
-is computed: on torch's "meta" device tensors have shapes and no numbers.
+A multiply-add is counted once. Parameters are those that are trained; the cost is that of one
+conditional forward of one image, with in-context tokens and the products of attention: the
+convention that fits the paper's numbers. On torch's "meta" device nothing is computed.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
 import torch
+from common import jit, script
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import jit  # noqa: E402
-
 PAPER = {  # model, size: millions of parameters, billions of multiply-adds
-    ("B/16", 256): (131, 25), ("B/32", 512): (133, 26), ("B/64", 1024): (141, 30), ("L/16", 256): (459, 88),
-    ("L/32", 512): (462, 89), ("H/16", 256): (953, 182), ("H/32", 512): (956, 183), ("G/16", 256): (2007, 384),
-    ("G/32", 512): (2012, 385),
+    ("B/16", 256): (131, 25), ("B/32", 512): (133, 26), ("B/64", 1024): (141, 30),
+    ("L/16", 256): (459, 88), ("L/32", 512): (462, 89), ("H/16", 256): (953, 182),
+    ("H/32", 512): (956, 183), ("G/16", 256): (2007, 384), ("G/32", 512): (2012, 385),
 }  # fmt: skip
 
 
@@ -37,20 +31,23 @@ def count_cost(model, size, classes=1000):
         inputs = torch.empty(1, *net.shape), torch.empty(1), torch.empty(1, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         net(*inputs)
-    return sum(p.numel() for p in net.parameters() if p.requires_grad), counter.get_total_flops() // 2
+    parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    return parameters, counter.get_total_flops() // 2
 
 
 def main():
-    """Print the table."""
-    print("model  size  tokens  numbers per patch  width  bottleneck  parameters/M (paper)  multiply-adds/G (paper)")
+    script(__doc__).parse_args()
+    print("model  size  tokens  numbers of a patch  width  bottleneck  "
+          "parameters/M (paper)  multiply-adds/G (paper)")  # fmt: skip
     for model, size in [("Ti/16", 64), ("S/16", 256), *PAPER]:
         network, (parameters, products) = arguments(model, size), count_cost(model, size)
         paper = PAPER.get((model, size), ("-", "-"))
         tokens, numbers = (size // network["patch"]) ** 2, 3 * network["patch"] ** 2
-        print(f"{model:5} {size:5} {tokens:7} {numbers:18} {network['width']:6} {network['bottleneck']:11} "
-              f"{parameters / 1e6:13.1f} {f'({paper[0]})':>7} {products / 1e9:16.2f} {f'({paper[1]})':>7}")  # fmt: skip
+        width, bottleneck = network["width"], network["bottleneck"]
+        print(f"{model:5} {size:5} {tokens:7} {numbers:19} {width:6} {bottleneck:11} "
+              f"{parameters / 1e6:13.1f} {f'({paper[0]})':>7} "
+              f"{products / 1e9:16.2f} {f'({paper[1]})':>7}")  # fmt: skip
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

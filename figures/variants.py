@@ -1,8 +1,8 @@
-"""Four networks built from jit.py without touching it, for the paper's Tables 4, 10 and 11 and a question of our own.
+"""Four networks built from jit.py without touching it: Tables 4, 10, 11, and a gate of our own.
 
-Each is a JiT with a part exchanged, so jit.train, jit.training_loss and jit.sample_images take it as it is:
+Each is a JiT with a part exchanged; jit.train and jit.sample_images take it as it is:
 
-    import jit, variants                                              # with figures/ and its parent on the path
+    import jit, variants                      # with figures/ and its parent on the path
     net = variants.Preconditioned("edm", **jit.MODELS["Ti"], size=64, patch=16, classes=10)
     jit.train(net, jit.Flow(), jit.open_data("shapes", net.shape), "runs/edm")
     net, flow, _ = jit.load_run("runs/edm", "ema1", "cpu", variants.Preconditioned)
@@ -11,7 +11,8 @@ A loss with a further term is a function for jit.train(loss_function=...):
 
     net = variants.Classifying(**jit.MODELS["Ti"], size=64, patch=16, classes=10)
     loss = variants.classifying_loss(weight=100)
-    jit.train(net, jit.Flow(), jit.open_data("shapes", net.shape), "runs/classifying", loss_function=loss)
+    data = jit.open_data("shapes", net.shape)
+    jit.train(net, jit.Flow(), data, "runs/classifying", loss_function=loss)
 """
 
 import torch
@@ -38,11 +39,11 @@ def coefficients(t, kind):
 
 
 class Preconditioned(jit.JiT):
-    """x_pred = c_skip z + c_out JiT(z, t, y): the network only corrects its input (Table 10: it hurts)."""
+    """x_pred = c_skip z + c_out JiT(z, t, y): the network corrects its input (Table 10: it hurts)."""
 
     def __init__(self, kind, **arguments):
         super().__init__(**arguments)
-        self.arguments["kind"] = kind  # is saved, too: jit.py then refuses to read the weights as a plain JiT's
+        self.arguments["kind"] = kind  # saved, so that jit.py does not read it as a plain JiT
 
     def forward(self, z, t, y):
         c_skip, c_out = coefficients(t.view(-1, 1, 1, 1), self.arguments["kind"])
@@ -53,9 +54,10 @@ class Preconditioned(jit.JiT):
 
 
 class Gated(jit.JiT):
-    """JiT(z, t, y) - g(t) z, with g one learned number per image: a way around the network for the noise.
+    """JiT(z, t, y) - g(t) z, with g one learned number per image: a way around it for the noise.
 
-    v = (x - z) / (1 - t): if g learns 1 / (1 - t), the network is left with x / (1 - t), in which there is no noise.
+    v = (x - z) / (1 - t): if g learns 1 / (1 - t), the network is left with x / (1 - t), which
+    holds no noise.
     """
 
     def __init__(self, **arguments):
@@ -65,7 +67,7 @@ class Gated(jit.JiT):
         nn.init.zeros_(self.gate[2].weight)  # at first there is none
 
     def g(self, t):
-        """(B,) for times t (B,); in fp32, since the rounding of bf16 would leave noise in the image."""
+        """(B,) for times t (B,); in fp32: the rounding of bf16 would leave noise in the image."""
         with torch.autocast(t.device.type, enabled=False):
             return self.gate(jit.time_features(t)).flatten()
 
@@ -90,7 +92,8 @@ class LayerNormGelu(jit.JiT):
         for block in self.blocks:
             block.norm1, block.norm2 = layer_norm(width), layer_norm(width)
             dropout = nn.Dropout(block.mlp.dropout.p)
-            block.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), dropout, nn.Linear(4 * width, width))
+            inner, outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+            block.mlp = nn.Sequential(inner, nn.GELU(), dropout, outer)
         self.final_layer.norm_final = layer_norm(width)
         self.initialize()  # again, with the new parts
 
@@ -99,7 +102,7 @@ class LayerNormGelu(jit.JiT):
 
 
 class Classifying(jit.JiT):
-    """A linear head in front of block `context_start` has to tell the class, which the blocks before are not told."""
+    """A head before block `context_start` has to tell the class, which no block before is told."""
 
     def __init__(self, **arguments):
         super().__init__(**arguments)
@@ -109,7 +112,7 @@ class Classifying(jit.JiT):
         self.initialize()  # again, with the head
 
     def forward(self, z, t, y, return_logits=False):
-        """As JiT's, but for the head; with return_logits the prediction and the scores of the classes (B, classes)."""
+        """As JiT's; with return_logits the prediction and the scores of the classes (B, classes)."""
         time = self.t_embedder["mlp"](jit.time_features(t))[:, None]  # (B, 1, D)
         y = torch.where(y == jit.NO_CLASS, self.classes, y)
         label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
@@ -130,7 +133,8 @@ class Classifying(jit.JiT):
 def classifying_loss(weight=100.0):
     """A loss for jit.train: jit.training_loss, and `weight` times the cross-entropy of the head.
 
-    The paper adds it to the sum of squares over an image; ours is their mean, so the weight is divided by their number.
+    The paper adds it to the sum of squares over an image; ours is their mean, so the weight is
+    divided by their number.
     """
 
     def loss_function(net, x, y, flow):
@@ -142,7 +146,8 @@ def classifying_loss(weight=100.0):
             return image
 
         loss, t = jit.training_loss(denoiser, x, y, flow)
-        entropy = F.cross_entropy(seen[0].float(), y, reduction="none")  # (B,): of all classes, dropped or not
+        # (B,): of all classes, dropped or not
+        entropy = F.cross_entropy(seen[0].float(), y, reduction="none")
         return loss + weight / x[0].numel() * entropy, t
 
     return loss_function
