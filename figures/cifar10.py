@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import ROOT, finish, jit, script
+from common import ROOT, finish, jit
 from PIL import Image
+from style import script
 from tqdm import tqdm
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # the version without pickles

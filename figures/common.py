@@ -1,6 +1,5 @@
 """What scripts that use jit.py share: jit.py itself, real images, the version of the data."""
 
-import argparse
 import functools
 import sys
 from pathlib import Path
@@ -24,12 +23,6 @@ def finish(work):
         print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
         return code
     return 0
-
-
-def script(doc):
-    """The parser of a script: its docstring as its help."""
-    style = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    return argparse.ArgumentParser(description=doc, **style)
 
 
 def real_images(data, n, seed):

@@ -3,15 +3,15 @@
     python figures/denoising.py runs/long
 """
 
-import argparse
 import functools
 import math
+import sys
 from pathlib import Path
 
 import torch
-from common import jit
+from common import finish, jit
 from PIL import Image, ImageDraw, ImageOps
-from style import DRAFTS, INK, canvas, new_figure, save, show
+from style import INK, canvas, new_figure, save, script_to_out, show
 
 
 def draw_strip(states):
@@ -59,12 +59,14 @@ def draw_animation(states, path):
     jit.write_whole(path, functools.partial(frames[0].save, **settings))
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words=None):
+    parser = script_to_out(__doc__)
     parser.add_argument("run", type=Path, help="folder of a run, or its checkpoint")
-    parser.add_argument("--out", type=Path, default=DRAFTS, help="folder of the pictures")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
+    return finish(lambda: draw(args))
+
+
+def draw(args):
     net, flow, config = jit.load_run(args.run, "ema1", jit.choose_device("auto"))
     shapes = "star,heart" if config["data"] == "shapes" else ""
     y, _ = jit.pick_classes(2, net.classes, config["names"], shapes)
@@ -77,4 +79,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,15 +8,13 @@ The .md gets its table between two marks; what is written by hand around it stay
 deviations over training seeds. To change a label, change LABELS: nothing else depends on it.
 """
 
-import argparse
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from studies import FINDINGS, FLOW, PREDS, SAMPLE, STUDIES, TIMES, TRAIN, digest, settings
-from style import COLOURS, DRAFTS, GREEN, GREY, INK, X, save, wrap
+from style import COLOURS, GREEN, GREY, INK, X, save, script_to_out, wrap
 
 PREDICTION = dict(x="x-prediction", eps="ε-prediction", v="v-prediction")
 LABELS = dict(
@@ -627,13 +625,11 @@ def draw(name, folder):
     write_table(results, folder / f"{name}.md")
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words=None):
+    parser = script_to_out(__doc__)
     parser.add_argument("names", nargs="+", help="of studies, or of the files that run.py wrote")
 
-    parser.add_argument("--out", type=Path, default=DRAFTS, help="where they lie")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     for name in args.names:
         draw(name, args.out)
 

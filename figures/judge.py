@@ -13,12 +13,13 @@ are), `agreement` lets it answer "none". Ghosts under noise are none to it, thou
 still read them: so agreement is 0 by construction where noise is left, and recognised is not.
 """
 
-import argparse
 import functools
+import sys
 
 import torch
 import torch.nn.functional as F
-from common import ROOT, jit, real_images, version_of
+from common import ROOT, finish, jit, real_images, version_of
+from style import script
 from torch import nn
 from tqdm import tqdm
 
@@ -185,14 +186,8 @@ def recognised(images, y, net):
     return (scores(images, net)[:, :-1].argmax(1) == y).double().mean().item()
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run on shapes, or on a folder with classes")
-    parser.add_argument("--n", type=jit.positive_int, default=500, help="number of samples")
-    parser.add_argument("--cfg", type=jit.weight, default=2.0, help="weight of guidance")
-    parser.add_argument("--weights", default="ema1", choices=jit.WEIGHTS)
-    args = parser.parse_args()
+def report(args):
+    """How good the judge is, a line a class, and the shares of all samples."""
     net, flow, config = jit.load_run(args.run, args.weights, jit.choose_device("auto"))
     data, names = config["data"], config["names"]
     jit.check(names and names == names_of(data), f"{data} has other classes than {args.run}.")
@@ -212,5 +207,15 @@ def main():
     print(f"recognised {recognised(images, y, judge):.3f}, agreement {agreement:.3f}")
 
 
+def main(words=None):
+    parser = script(__doc__)
+    parser.add_argument("run", help="a run on shapes, or on a folder with classes")
+    parser.add_argument("--n", type=jit.positive_int, default=500, help="number of samples")
+    parser.add_argument("--cfg", type=jit.weight, default=2.0, help="weight of guidance")
+    parser.add_argument("--weights", default="ema1", choices=jit.WEIGHTS)
+    args = parser.parse_args(words)
+    return finish(lambda: report(args))
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

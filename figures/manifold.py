@@ -43,8 +43,8 @@ def draw_training_pair(ax):
 
 def draw_manifold():
     """Left: one pair of x and eps. Right: where many x, eps and v lie."""
-    note = ("Drawn: a curve in a plane. The assumption: of the 768 dimensions of a patch of 16 × 16 "
-            "pixels,\nclean images fill but a few; noise fills all, and so does all that "
+    note = ("Drawn: a curve in a plane. The assumption: of the 768 dimensions of a patch of 16 × 16"
+            " pixels,\nclean images fill but a few; noise fills all, and so does all that "
             "contains it.")  # fmt: skip
     title = "x lies on a low-dimensional manifold; ε and v fill the whole space"
     figure = new_figure(4.75, title, note)

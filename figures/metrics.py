@@ -15,9 +15,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # numpy and torch read it while they are im
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from common import finish, jit, script  # noqa: E402
+from common import finish, jit  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
 from rfd import feature_moments, random_features  # noqa: E402
+from style import script  # noqa: E402
 
 REFERENCE, N = 5000, 1000  # pictures on the two sides of an rfd
 

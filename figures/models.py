@@ -8,7 +8,8 @@ convention that fits the paper's numbers. On torch's "meta" device nothing is co
 """
 
 import torch
-from common import jit, script
+from common import jit
+from style import script
 from torch.utils.flop_counter import FlopCounterMode
 
 PAPER = {  # model, size: millions of parameters, billions of multiply-adds

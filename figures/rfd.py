@@ -9,15 +9,16 @@ figures/metrics.py rfd. Out comes a line of JSON: rfd_N of N samples, and, for t
 the floor: what N other real images score.
 """
 
-import argparse
 import functools
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import jit
+from common import finish, jit
+from style import script
 
 
 @functools.cache
@@ -56,7 +57,7 @@ def feature_moments(batches):
     return mean, covariance
 
 
-def measure(args):
+def report(args):
     """The line of JSON, as a dict."""
     device, reference = jit.choose_device(args.device), args.reference
     if args.run.is_dir() and not (args.run / jit.CHECKPOINT).exists():
@@ -77,9 +78,8 @@ def measure(args):
     return result | dict(run=str(args.run), reference=str(reference))
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words=None):
+    parser = script(__doc__)
     parser.add_argument("run", type=Path, help="a run, a checkpoint file, or a folder of images")
     parser.add_argument("--reference", help="a folder, or shapes; None: the run's training data")
     parser.add_argument("--size", type=jit.positive_int, help="side of the images of a folder")
@@ -87,8 +87,9 @@ def main():
     parser.add_argument("--device", default="auto", choices=("auto", *jit.DEVICES))
     parser.set_defaults(compile=False)
     jit.add_sampling_flags(parser, 1000)
-    print(json.dumps(measure(parser.parse_args())))
+    args = parser.parse_args(words)
+    return finish(lambda: print(json.dumps(report(args))))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

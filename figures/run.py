@@ -36,10 +36,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import variants
-from common import ROOT, jit, real_images, version_of
+from common import ROOT, finish, jit, real_images, version_of
 from rfd import feature_moments
 from studies import FLOW, SAMPLE, SHOWN, SIZE, STUDIES, TIMES, TRAIN, digest, settings
-from style import DRAFTS
+from style import script_to_out
 from tqdm import tqdm
 
 # ---- What is measured ----
@@ -288,6 +288,10 @@ def command_of(args):
 
 def run(name, args):
     """What is missing, args.jobs networks at a time; records are kept as soon as they are there."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that train
+    for folder in (args.out, args.runs):
+        jit.check_writable(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     study = STUDIES[name]
     own = dict(size=args.size, patches=args.patches) if args.patches else {}
     cells = [tiny(cell) if args.tiny else cell for cell in study.cells(**own)]
@@ -325,9 +329,8 @@ def train_all(name, jobs, processes, settings, keep_found):
         raise failed[0]
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words=None):
+    parser = script_to_out(__doc__)
     add = parser.add_argument
     add("study", choices=STUDIES)
     add("--seeds", type=jit.positive_int, default=1, help="trainings of the cells that repeat")
@@ -337,15 +340,10 @@ def main():
     add("--patches", type=jit.positive_int, nargs=2, help="side of large and of small patches")
     add("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the images")
     add("--tiny", action="store_true", help="two steps of small networks, to try")
-    add("--out", type=Path, default=DRAFTS, help="folder of the results")
     add("--runs", type=Path, default=ROOT / "runs" / "studies", help="folder of the networks")
-    args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that train
-    for folder in (args.out, args.runs):
-        jit.check_writable(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    run(args.study, args)
+    args = parser.parse_args(words)
+    return finish(lambda: run(args.study, args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,12 +4,12 @@
     python figures/samples.py runs/shapes-Ti-16-x runs/long     (jit.py train --steps N --out ...)
 """
 
-import argparse
+import sys
 from pathlib import Path
 
 import torch
-from common import jit
-from style import DRAFTS, GREY, INK, canvas, new_figure, save, show
+from common import finish, jit
+from style import GREY, INK, canvas, new_figure, save, script_to_out, show
 
 
 def load(run):
@@ -63,13 +63,15 @@ def draw_samples(runs):
     return figure
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words=None):
+    parser = script_to_out(__doc__)
     parser.add_argument("run", type=Path, help="folder of a run on the shapes, or its checkpoint")
     parser.add_argument("long", nargs="?", type=Path, help="a longer run of the same")
-    parser.add_argument("--out", type=Path, default=DRAFTS, help="folder of the picture")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
+    return finish(lambda: draw(args))
+
+
+def draw(args):
     runs = [load(path) for path in (args.long, args.run) if path]  # the long one first
     same = all(runs[0][2][key] == runs[-1][2][key] for key in ("network", "flow"))
     longer = len(runs) == 1 or same and runs[0][3] > runs[1][3]
@@ -79,4 +81,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,8 +29,9 @@ import time
 from pathlib import Path
 
 import torch
-from common import jit, script
+from common import jit
 from models import arguments, count_cost
+from style import script
 
 WORKS = ("training step", "sampling")
 

@@ -35,11 +35,22 @@ def save(figure, path, command, dpi=DPI):
     print(path)
 
 
+def script(doc):
+    """The parser of a script, with its docstring as help."""
+    style = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    return argparse.ArgumentParser(description=doc, **style)
+
+
+def script_to_out(doc):
+    """The same with --out, the folder of what it leaves."""
+    parser = script(doc)
+    parser.add_argument("--out", type=Path, default=DRAFTS, help="folder of the results")
+    return parser
+
+
 def draw_to(doc, name, draw):
     """The command line of a script that draws one picture without a run."""
-    parser = argparse.ArgumentParser(description=doc)
-    parser.add_argument("--out", type=Path, default=DRAFTS, help="folder of the picture")
-    path = parser.parse_args().out / f"{name}.png"
+    path = script_to_out(doc).parse_args().out / f"{name}.png"
     save(draw(), path, f"python figures/{name}.py")
 
 

@@ -9,7 +9,6 @@ that failed only at what is not copied would leave that part of the noise in its
 the off_plane this means, to compare with toy_dimension.json and, at other widths, toy_why.json.
 """
 
-import argparse
 import json
 import math
 from statistics import mean, stdev
@@ -18,7 +17,7 @@ import torch
 from common import ROOT, jit
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from style import COLOURS, GREY, save
+from style import COLOURS, GREY, save, script
 
 import toy_manifold as toy
 
@@ -109,8 +108,7 @@ def open_results(args, name):
 
 
 def main(words=None):
-    parser = toy.add_flags(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
+    parser = toy.add_flags(script(__doc__))
     parser.add_argument("study", nargs="?", choices=("dimension", "copy"), default="dimension")
     args = parser.parse_args(words)
     if args.study == "copy":

@@ -7,13 +7,12 @@
 The studies share toy_why.json: one that is run again replaces its own records only.
 """
 
-import argparse
 import json
 
 import torch
 from common import jit
 from matplotlib.figure import Figure
-from style import COLOURS, save
+from style import COLOURS, save, script
 from toy_dimension import draw_errors, legend_lines, open_results
 from variants import coefficients
 
@@ -134,8 +133,7 @@ def draw_gates(ax, records):
 
 
 def main(words=None):
-    parser = toy.add_flags(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
+    parser = toy.add_flags(script(__doc__))
     names = [study for study, *_ in PANELS]
     parser.add_argument("study", nargs="?", choices=names, help="none: all four")
     args = parser.parse_args(words)

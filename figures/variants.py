@@ -39,7 +39,7 @@ def coefficients(t, kind):
 
 
 class Preconditioned(jit.JiT):
-    """x_pred = c_skip z + c_out JiT(z, t, y): the network corrects its input (Table 10: it hurts)."""
+    """x_pred = c_skip z + c_out JiT(z, t, y): it only corrects its input (Table 10: it hurts)."""
 
     def __init__(self, kind, **arguments):
         super().__init__(**arguments)
@@ -112,7 +112,7 @@ class Classifying(jit.JiT):
         self.initialize()  # again, with the head
 
     def forward(self, z, t, y, return_logits=False):
-        """As JiT's; with return_logits the prediction and the scores of the classes (B, classes)."""
+        """As JiT's; with return_logits the prediction and the scores (B, classes)."""
         time = self.t_embedder["mlp"](jit.time_features(t))[:, None]  # (B, 1, D)
         y = torch.where(y == jit.NO_CLASS, self.classes, y)
         label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
