@@ -296,12 +296,16 @@ def save_picture(path, figure, command):
     print(f"wrote {path}, and the numbers beside it")
 
 
-def main(words=None):
+def parse(words=None):
     style = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = add_flags(argparse.ArgumentParser(description=__doc__, **style))
     dimension = in_range(int, 2, "a whole number from 2 to 16384", high=2**14)
     parser.add_argument("--dims", type=dimension, nargs="+", default=DIMS, help="values of D")
-    args = parser.parse_args(words)
+    return parser.parse_args(words)
+
+
+def main(words=None):
+    args = parse(words)
     torch.set_num_threads(1)  # such small products gain nothing from more
     path = args.out / "toy_manifold.json"
     if not args.draw:
