@@ -1,564 +1,551 @@
-"""Tests of the scripts in figures/, but for ablations.py and the lesson's drawings; each says what it protects."""
+"""figures/: what is measured, kept and drawn is so; and the networks of variants.py."""
 
-import hashlib
-import io
+import inspect
 import json
+import math
+import re
 import runpy
 import subprocess
 import sys
-import tarfile
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
+import denoising
+import draw
+import flow
+import judge
+import loss
+import matplotlib
 import numpy as np
 import pytest
+import run
+import samples
+import toy_dimension
+import toy_manifold
+import toy_why
 import torch
+import variants
+from common import version_of
+from conftest import ROOT, normal, save
 from PIL import Image
+from studies import FLOW, PREDS, SHOWN, STUDIES, TIMES, Cell, Study, digest, settings
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "figures")]
-import agreement  # noqa: E402
-import cifar10  # noqa: E402
-import common  # noqa: E402
-import health  # noqa: E402
-import lesson  # noqa: E402
-import metrics  # noqa: E402
-import rfd  # noqa: E402
+import jit
 
-import jit  # noqa: E402
-
-SCRIPTS = sorted(path for path in (ROOT / "figures").glob("*.py") if "__main__" in path.read_text())
+FIGURES = ROOT / "figures"
+SCRIPTS = [path for path in sorted(FIGURES.glob("*.py")) if "__main__" in path.read_text()]
+NET = dict(size=16, patch=8, depth=2, width=16, heads=2, bottleneck=4, context_tokens=2,
+           context_start=1, dropout=0.0, rope=True, qk_norm=True, channels=3)  # fmt: skip
 
 
-def refuse(*args, **settings):
+def refuse(*given, **more):
     raise AssertionError("this must not be started")
 
 
-def save_run(folder, names=jit.SHAPES, data="shapes"):
-    """The run of a network that has learned nothing."""
-    net = jit.JiT(size=16, patch=8, depth=1, width=16, heads=2, bottleneck=4, classes=len(names))
-    config = dict(network=net.arguments, flow={}, names=list(names), data=str(data))
-    networks = {"model": net, "model_ema1": net}
-    jit.save_checkpoint(folder / jit.CHECKPOINT, networks, torch.optim.Adam(net.parameters()), 1, config)
-    return folder
-
-
-def blocks(n, height, width, seed=0):
-    """Pictures of 4 x 4 plain colours, uint8 (n, 3, height, width)."""
-    colours = np.random.RandomState(seed).randint(0, 256, (n, 3, 4, 4))
-    rows = np.arange(height) * 4 // height
-    columns = np.arange(width) * 4 // width
-    return torch.tensor(colours[:, :, rows][:, :, :, columns], dtype=torch.uint8)
-
-
-def save_images(folder, images):
-    """uint8 (n, 3, H, W) as PNG files."""
-    folder.mkdir(parents=True)
-    for i, image in enumerate(images):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:02d}.png")
-    return folder
-
-
-# ---- Every script ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_help(path, monkeypatch, capsys):
-    """--help tells what there is and starts nothing; it was once the start of five trainings."""
-    for module, name in ((subprocess, "Popen"), (subprocess, "run"), (jit, "train"), (jit, "load_run")):
+def test_help_starts_nothing(path, monkeypatch, capsys):
+    for module, name in ((subprocess, "run"), (jit, "train"), (jit, "load_run")):
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(path), run_name="__main__")
-    assert end.value.code == 0
-    assert f"python figures/{path.name}" in capsys.readouterr().out
+    assert end.value.code == 0 and f"{path.stem}.p" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [
-    [agreement, "nowhere"], [health, "nowhere"], [lesson, "nowhere"], [rfd, "nowhere"],
-    [metrics, "rfd", "--data", "nowhere"],
-], ids=lambda words: words[0].__name__)  # fmt: skip
-def test_a_run_that_is_not_there(words, monkeypatch, capsys):
-    """One sentence and exit 2 at once, before minutes of training a classifier."""
-    monkeypatch.setattr(agreement, "train", refuse)
-    script, *words = words
-    assert script.main(words) == 2
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1 and "nowhere" in captured.err and captured.out == ""
+# ---- What is measured ----
 
 
-def test_from_a_notebook_of_another_python(monkeypatch):
-    """Its MPLBACKEND, unknown here, does not stop the scripts; another choice stays."""
-    monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
-    for backend, left in (("module://matplotlib_inline.backend_inline", None), ("svg", "svg")):
-        monkeypatch.setenv("MPLBACKEND", backend)
-        runpy.run_path(str(ROOT / "figures" / "common.py"))
-        assert common.os.environ.get("MPLBACKEND") == left
+@pytest.mark.parametrize("left", [0, 0.37, 1, 2.5, 54])
+def test_noise_left_finds_planted_noise(left):
+    """Also noise of another scale; and none in samples whose noise is that of others."""
+    noise, clean = normal(100, 3, 16, 16, seed=1), 0.5 * normal(100, 3, 1, 1, seed=2)
+    assert run.noise_left(clean + left * noise, noise) == pytest.approx(left, abs=0.01)
+    assert run.noise_left(clean + left * noise, 2 * noise) == pytest.approx(left / 2, abs=0.01)
+    shuffled = (clean + left * noise).roll(1, 0)
+    assert run.noise_left(shuffled, noise) == pytest.approx(0, abs=0.02 * (1 + left))
 
 
-def test_how_a_script_ends(capsys):
-    """A mistake is a sentence with exit 2, Ctrl-C gives 130; what nobody foresaw keeps its traceback."""
+def test_grain_by_hand():
+    """Of white noise sqrt(1 - 1/9), of a slope 0, whatever its colour."""
+    assert run.grain(normal(50, 3, 16, 16)) == pytest.approx(math.sqrt(8 / 9), rel=0.02)
+    slope = torch.linspace(-1, 1, 16).expand(2, 3, 16, 16)
+    assert run.grain(slope) == pytest.approx(0, abs=1e-6)
 
-    def fail(error):
-        raise error
 
-    assert common.exit_code("x.py", lambda: None) == 0
-    assert common.exit_code("x.py", lambda: fail(KeyboardInterrupt())) == 130
-    assert common.exit_code("x.py", lambda: fail(jit.Stop("a sentence.", 2))) == 2
-    assert common.exit_code("x.py", lambda: fail(OSError(28, "No space left on device"))) == 2
-    with pytest.raises(ValueError):
-        common.exit_code("x.py", lambda: fail(ValueError()))
-    assert capsys.readouterr().err.count("x.py: ") == 3
+def test_loss_over_t_of_a_network_that_is_wrong_by_a_tenth(monkeypatch):
+    """x + .1 has the v-loss .01 / max(1 - t, .05)^2: at t, not at 1 - t."""
+    seen = []
+    monkeypatch.setattr(run, "real_images", lambda data, n, seed: seen.append(n) or real)
+    real = torch.full((100, 3, 8, 8), 200, dtype=torch.uint8), torch.zeros(100, dtype=torch.long)
+    x = 200 / 127.5 - 1
+    found = run.loss_over_t(lambda z, t, y: torch.full_like(z, x + 0.1), jit.Flow(), None)
+    by_hand = [0.01 / max(1 - t, 0.05) ** 2 for t in TIMES]
+    assert found == pytest.approx(by_hand, rel=1e-3) and seen == [100]
+    t = np.array(TIMES)
+    assert draw.mean_loss(t) == pytest.approx(0.327, abs=0.005)  # E[t], logit t ~ N(-.8, .8^2)
+    assert draw.bound("v", 128 / 768, 0.5) == pytest.approx(0.833, abs=1e-3)  # FACTS: 1 - 128/768
+    assert draw.bound("eps", 0.5, 0.25) == pytest.approx(0.5 * 16)
 
 
-def test_a_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    """Ctrl-C while a figure is drawn leaves the old one."""
-    figure, path = lesson.Figure(), tmp_path / "a.png"
-    common.save_figure(figure, path, 50)
-    before = path.read_bytes()
-
-    def half(path, dpi):
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(figure, "savefig", half)
-    with pytest.raises(KeyboardInterrupt):
-        common.save_figure(figure, path, 50)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-def test_read_log(tmp_path):
-    """Damaged lines are skipped; of a step that was written again the last line counts; steps come in order."""
-    assert common.read_log(tmp_path) == []
-    lines = ['{"step": 1, "loss": 3}', '{"step": 2, "loss": 2}', '{"step": 3, "lo{"step": 4, "loss": 9}', "[1]", "7",
-             '{"step": 2, "loss": 1.5}', '{"step": 3, "loss": 1}', '{"step": 4, "lo']  # fmt: skip
-    (tmp_path / "log.jsonl").write_text("\n".join(lines))
-    found = [(line["step"], line["loss"]) for line in common.read_log(tmp_path)]
-    assert found == [(1, 3), (2, 1.5), (3, 1)]
-
-
-def test_version_of_shapes(monkeypatch):
-    """A new outline, or another range of a factor, gives another version: old classifiers are not asked about it."""
-    versions = {common.version_of_shapes()}
-    outlines = jit.shape_outlines()
-    for change in (
-        lambda: monkeypatch.setitem(jit.FACTORS, "size", (0.1, 0.2)),
-        lambda: monkeypatch.setattr(jit, "shape_outlines", lambda: outlines | {"disc": outlines["ring"]}),
-    ):
-        common.version_of_shapes.cache_clear()
-        change()
-        versions.add(common.version_of_shapes())
-    common.version_of_shapes.cache_clear()
-    assert len(versions) == 3
-
-
-# ---- rfd.py ----------------------------------------------------------------------------------------------------------
-
-
-def squares_and_discs(n, seed):
-    """Pictures 32 x 32: a bright square (even numbers) or striped disc (odd) in the upper left, on a varied ground."""
-    rng = np.random.RandomState(seed)
-    y, x = np.mgrid[:32, :32]
-    pictures = []
-    for i in range(n):
-        centre, radius = rng.uniform(9, 15, 2), rng.uniform(4, 7)
-        down, right = np.abs(y - centre[0]), np.abs(x - centre[1])
-        inside = np.maximum(down, right) < radius
-        if i % 2 == 1:
-            inside = (np.hypot(down, right) < radius) & (x % 4 < 2)
-        ground, colour = rng.uniform(0, 100, 3), rng.uniform(130, 255, 3)
-        pictures.append(np.where(inside, colour[:, None, None], ground[:, None, None]))
-    return torch.tensor(np.stack(pictures)).round().to(torch.uint8)
-
-
-def test_rfd_sees_noise_blur_missing_classes_layout_and_repeats():
-    """Protects what rfd is for: damage counts for more than another sample, and more damage for more than less."""
-    reference, images = rfd.statistics([squares_and_discs(300, seed=0)]), squares_and_discs(300, seed=1)
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-
-    def distance(images):
-        return jit.frechet_distance(*rfd.statistics([images]), *reference)
-
-    def noisy(level):
-        return (images + level * noise).round().clamp(0, 255).to(torch.uint8)
-
-    def blurred(width):
-        padded = torch.nn.functional.pad(images.float(), [width // 2] * 4, mode="replicate")
-        return torch.nn.functional.avg_pool2d(padded, width, stride=1).round().to(torch.uint8)
-
-    floor = distance(images)
-    for mild, strong in ((noisy(20), noisy(35)), (blurred(3), blurred(9))):
-        assert distance(mild) > 1.5 * floor
-        assert distance(strong) > 1.5 * distance(mild)
-    assert distance(squares_and_discs(600, seed=1)[::2]) > 3 * floor  # one class of two
-    assert distance(images.roll(16, 3)) > 10 * floor  # halves swapped
-    assert distance(images[:20].repeat(15, 1, 1, 1)) > 3 * floor  # twenty pictures again and again
-
-
-def test_random_features_never_change():
-    """Protects old results: the fixed network's numbers are recorded (fp32: 1e-5)."""
-    features = rfd.random_features(blocks(2, 32, 32))
-    expected = [0.34902, 0.56986, 0.188359, 0.083148, 0.201053, 0.148936]
-    expected += [0.113726, 0.883946, 0.275132, 0.062062, 0.15683, 0.246775]
-    assert features.shape == (2, 496)
-    assert np.abs(features[:, ::99].flatten().numpy() - expected).max() < 1e-5
-
-
-@pytest.mark.parametrize("size", [(8, 8), (28, 28), (64, 96)])
-def test_random_features_of_all_sizes(size):
-    """Protects small, grey and oblong pictures, and that a picture's features do not depend on its batch."""
-    images = blocks(40, *size)
-    features = rfd.random_features(images)
-    assert features.shape == (40, 496) and features.isfinite().all()
-    assert torch.allclose(rfd.random_features(images[17:18]), features[17:18], atol=1e-5)  # fp32
-    grey, colour = images[:, :1], images[:, :1].repeat(1, 3, 1, 1)
-    assert torch.allclose(rfd.random_features(grey), rfd.random_features(colour))
-
-
-def test_random_features_refuse_images_in_minus_one_to_one():
-    """Protects against floats in [-1, 1], nearly constant as 0 ... 255: every distance would then look excellent."""
-    with pytest.raises(AssertionError):
-        rfd.random_features(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(jit.Stop):
-        rfd.random_features(torch.zeros(1, 3, 7, 32, dtype=torch.uint8))
-
-
-def test_rfd_of_a_folder_is_the_distance_of_its_features(tmp_path, capsys):
-    """Protects the command: files, features, statistics and the name, against the same by hand."""
-    pictures = {name: squares_and_discs(12, seed) for seed, name in enumerate("ab")}
-    for name, images in pictures.items():
-        save_images(tmp_path / name, images)
-    assert rfd.main([str(tmp_path / "a"), "--size", "32", "--reference", str(tmp_path / "b")]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    features = [rfd.random_features(images).double().numpy() for images in pictures.values()]
-    by_hand = jit.frechet_distance(*(part for f in features for part in (f.mean(0), np.cov(f.T))))
-    assert result["rfd_12"] == pytest.approx(by_hand, rel=1e-6)
-    assert not any("fid" in key for key in result), "rfd must not be called FID"
-    assert rfd.main([str(tmp_path / "a"), "--size", "32"]) == 2
-    assert "--reference" in capsys.readouterr().err
-    assert rfd.main([str(tmp_path / "a"), "--reference", "shapes"]) == 2
-    assert "--size" in capsys.readouterr().err
-
-
-def test_rfd_of_a_run(tmp_path, capsys):
-    """Against its training data, by number of samples; beside it the floor, which is far below."""
-    assert rfd.main([str(save_run(tmp_path)), "--n", "30", "--sampling-steps", "2", "--device", "cpu"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert set(result) == {"rfd_30", "floor", "run", "reference"} and result["reference"] == "shapes"
-    assert 0 < result["floor"] < 0.5 * result["rfd_30"]
-
-
-# ---- metrics.py ------------------------------------------------------------------------------------------------------
-
-
-def gaussian_features():
-    """Two sets of features, in the order in which torch-fidelity's numbers were recorded."""
-    rng = np.random.RandomState(3)
-    rng.standard_normal((237, 50))  # logits came first
-    a = torch.tensor(rng.standard_normal((120, 16)))
-    return a, torch.tensor(rng.standard_normal((90, 16)) * 1.2 + 0.3)
-
-
-def test_kid_is_that_of_torch_fidelity():
-    """Protects kernel, subsets and their order: recorded from torch-fidelity 0.4.0."""
-    value = metrics.kid(*gaussian_features(), subsets=20, size=50)
-    assert value == pytest.approx(0.36886200830355814, rel=1e-10)
-
-
-def test_kid_is_unbiased():
-    """Protects the left-out diagonal: two sets of one distribution average 0, within the standard error."""
-    rng = np.random.RandomState(0)
-    values = []
-    for _ in range(300):
-        a, b = (torch.tensor(rng.standard_normal((20, 8))) for _ in range(2))
-        values.append(metrics.kid(a, b, subsets=1))
-    assert abs(np.mean(values)) < 4 * np.std(values) / 300**0.5
-    assert min(values) < 0  # an unbiased estimate of 0 is sometimes negative
-
-
-def test_truth_that_frechet_distances_are_compared_with():
-    """The closed forms agree with jit.frechet_distance, in few dimensions, for full and for low rank."""
-    for given, trace in (metrics.full_rank(np.random.RandomState(0), d=30),
-                         metrics.low_rank(np.random.RandomState(0), d=30, n=12)):  # fmt: skip
-        truth = metrics.textbook(lambda s, trace=trace: trace)(*given)
-        assert jit.frechet_distance(*given) == pytest.approx(truth, rel=1e-9)
-
-
-def test_damage_is_told_in_a_table(monkeypatch, capsys):
-    """Each kind of damage is done to uint8 pictures, at least five of them, and gets a row. Here nothing is scored."""
-    monkeypatch.setattr(metrics, "REFERENCE", 100)
-    monkeypatch.setattr(metrics, "N", 500)
-    monkeypatch.setattr(metrics, "take_turns", lambda repeats, work: np.ones((repeats, 1)))
-
-    def statistics(batches):
-        (images,) = batches
-        assert images.dtype == torch.uint8 and len(images) > 4 and images.shape[2:] == (64, 64)
-        return np.zeros(1), np.eye(1)
-
-    monkeypatch.setattr(metrics, "statistics", statistics)
-    labels = torch.arange(1200) % 10
-    pixels = torch.randint(256, (1200, 3, 1, 1)).expand(-1, -1, 64, 64).byte()
-    monkeypatch.setattr(metrics, "load_pictures", lambda data: (pixels, labels, 10))
-    assert metrics.main(["rfd"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 20
-
-
-# ---- health.py -------------------------------------------------------------------------------------------------------
-
-
-def write_log(folder, losses):
-    """A log with one line for each hundred steps; no time falls into the last bin."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [dict(step=100 * (i + 1), loss=loss, loss_by_t=[loss] * 9 + [None]) for i, loss in enumerate(losses)]
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def test_loss_of_a_run(tmp_path):
-    """loss.png in its folder, even where a bin of t stayed empty; only the last tenth counts on the right."""
-    write_log(tmp_path, [1.0] * 18 + [0.25, 0.75])
-    assert health.main([str(tmp_path)]) == 0
-    assert Image.open(tmp_path / "loss.png").size == (900, 320)
-    by_t = health.mean_by_t(common.read_log(tmp_path)[-2:])
-    assert by_t[:9].tolist() == [0.5] * 9 and by_t.mask[9]
-
-
-def test_healthy_and_four_others(tmp_path, monkeypatch):
-    """health.png of five runs that are there; nothing is trained anew, and it is drawn beside the old one."""
-    for name in health.RUNS:
-        write_log(tmp_path / "runs" / "health" / name, [1.0] * 10)
-        sheet = Image.new("RGB", (1320, 584), "white")
-        sheet.save(tmp_path / "runs" / "health" / name / "samples-001000.png")
-    (tmp_path / "figures").mkdir()
-    monkeypatch.setattr(health, "ROOT", tmp_path)
-    monkeypatch.setattr(health, "train", lambda name, flags: None)
-    assert health.main([]) == 0
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["health.png"]
-
-
-def test_flags_of_the_five_runs():
-    """jit.py understands them; and what is written into the panels belongs to one of the five, and to the step or t."""
-    for flags, _ in health.RUNS.values():
-        jit.parse_flags(["train", *flags.split()])
-    assert {name for name, *_ in health.NOTES} == set(health.RUNS)
-    assert {against for _, against, *_ in health.NOTES} == {"step", "t"}
-
-
-def test_pictures_of_a_sheet(tmp_path, monkeypatch):
-    """Triangle, heart, cross and moon are cut out of the first row of the sheet that jit.py draws, with no caption."""
-    folder = tmp_path / "runs" / "health" / "healthy"
-    folder.mkdir(parents=True)
-    grey = (torch.arange(40) % 6 * 51).to(torch.uint8)  # multiples of 51 are kept when colours are rounded
-    images = grey.view(40, 1, 1, 1).expand(40, 3, 64, 64)
-    jit.draw_sheet(folder / "samples-001000.png", images, ["name"] * 40)
-    monkeypatch.setattr(health, "ROOT", tmp_path)
-    pictures = health.pictures("healthy")
-    side = pictures.shape[0] // 2
-    middles = [pictures[y, x, 0] for y in (side // 2, side * 3 // 2) for x in (66, 198)]
-    assert middles == grey[[2, 5, 6, 7]].tolist()
-    assert pictures.shape == (260, 264, 3)
-    assert (pictures.sum(2) % 51 == 0).all(), "a caption is in the picture"
-
-
-# ---- lesson.py, pictures of a run ------------------------------------------------------------------------------------
-
-
-def test_pictures_of_a_run(tmp_path, monkeypatch):
-    """The strip, the animation, which shows every step and the end, and samples; the lesson comes, too."""
-    monkeypatch.setattr(lesson, "PICTURES", {"flow": lesson.Figure})
-    run, out = save_run(tmp_path), tmp_path / "out"
-    assert lesson.main([str(run), "--out", str(out)]) == 0
-    names = ["denoising.gif", "denoising.png", "flow.png", "samples.png"]
-    assert sorted(path.name for path in out.iterdir()) == names
-    animation = Image.open(out / "denoising.gif")
-    assert animation.n_frames == 11 and animation.size == (2 * 96 + 4, 2 * 96 + 20)
-
-
-def test_other_data_overwrites_nothing(tmp_path, monkeypatch):
-    """The pictures of a run on one's own data go to its own folder, not over those of the repository."""
-    run = save_run(tmp_path, names=["cat"], data="pets")
-    monkeypatch.setattr(lesson, "ROOT", tmp_path / "repository")
-    assert lesson.main([str(run)]) == 0
-    names = {jit.CHECKPOINT, "samples.png", "denoising.png", "denoising.gif"}
-    assert {path.name for path in tmp_path.iterdir()} == names
-
-
-# ---- agreement.py ----------------------------------------------------------------------------------------------------
-
-
-def always(answer, classes):
-    """A classifier that gives the same answer to every picture."""
-    net = agreement.make_classifier(classes)
-    net[-1].weight.data.zero_()
-    net[-1].bias.data.copy_(torch.arange(classes + 1) == answer)
-    return net
-
-
-def save_classes(folder, names=("left", "right"), n=12):
-    """Grey pictures 20 x 20: the left half is light, or the right one; the lightness is the number of the picture."""
-    for label, name in enumerate(names):
-        (folder / name).mkdir(parents=True)
-        for i in range(n):
-            pixels = np.zeros((20, 20), np.uint8)
-            pixels[:, 10 * label : 10 * label + 10] = 100 + i
-            Image.fromarray(pixels).save(folder / name / f"{i:02d}.png")
-    return folder
-
-
-def test_agreement_of_a_run(tmp_path, monkeypatch, capsys):
-    """A classifier that always says "ring" agrees with one sample of ten; it is trained once and kept."""
-    monkeypatch.setattr(agreement, "ROOT", tmp_path)
-    monkeypatch.setattr(agreement, "train", lambda draw, classes: always(1, classes))
-    monkeypatch.setattr(agreement, "report_on_itself", lambda net, data: None)
-    words = [str(save_run(tmp_path)), "--n", "20", "--cfg", "1"]
-    assert agreement.main(words) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].endswith("0.100") and "star       0.00  taken for: ring" in lines
-    assert [path.name for path in tmp_path.glob("runs/*")] == [f"agreement-{common.version_of_shapes()}.pt"]
-    monkeypatch.setattr(agreement, "train", refuse)
-    assert agreement.main(words) == 0
-
-
-def test_agreement_on_own_pictures(tmp_path, monkeypatch, capsys):
-    """Another folder has another classifier, with as many answers as it has classes, and "none"."""
-    monkeypatch.setattr(agreement, "ROOT", tmp_path)
-    monkeypatch.setattr(agreement, "train", lambda draw, classes: always(1, classes))
-    monkeypatch.setattr(agreement, "broken", lambda n, draw, classes: draw(10, 1.0)[0])  # 2,000 take seconds
-    folder = save_classes(tmp_path / "pictures")
-    run = save_run(tmp_path, names=["left", "right"], data=folder)
-    assert agreement.main([str(run), "--n", "9", "--cfg", "1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "held-out images: 0.500 right" in lines and "held-out broken pictures: 0.000 none" in lines
-    assert "left       0.00  taken for: right" in lines and lines[-1].endswith("0.444")
-    assert [path.name for path in tmp_path.glob("runs/*")] == [f"agreement-{common.version_of(folder)}.pt"]
-    assert common.version_of(folder) not in (common.version_of_shapes(), common.version_of(tmp_path))
-    torch.save(always(1, 3).state_dict(), agreement.weights_path(folder))
-    assert agreement.main([str(run)]) == 2
-    assert "knows other classes" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("names, there, sentence", [
-    ([], ["left", "right"], "has no classes"),
-    (["left"], ["left"], "has no classes"),
-    (["left", "right"], ["left"], "has no classes"),
-    (["left", "right"], ["left", "up"], "has other classes"),
-    (["left", "right"], [], "is no folder"),
-])  # fmt: skip
-def test_agreement_needs_classes(names, there, sentence, tmp_path, monkeypatch, capsys):
-    """A run without classes, or whose data are gone or are others now, is refused at once, in one sentence."""
-    monkeypatch.setattr(agreement, "train", refuse)
-    folder = save_classes(tmp_path / "pictures", there, n=2)
-    assert agreement.main([str(save_run(tmp_path, names=names, data=folder))]) == 2
-    captured = capsys.readouterr().err
-    assert sentence in captured and captured.count("\n") == 1
-
-
-def test_held_out_pictures_are_not_trained_on(tmp_path):
-    """Every tenth of a class, whatever the size; the others are trained on; grey ones have three equal channels."""
-    folder = str(save_classes(tmp_path / "pictures"))
-    lightness = {}
-    for held_out in (False, True):
-        pixels, labels = agreement.read_folder(folder, 20, held_out)
-        assert pixels.dtype == torch.uint8 and torch.equal(pixels, pixels[:, :1].expand(-1, 3, -1, -1))
-        assert torch.equal(pixels[:, 0, 0, 0] == 0, labels == 1)  # dark on the left
-        lightness[held_out] = (pixels.amax((1, 2, 3)) - 100).view(2, -1).tolist()
-    assert lightness == {False: [[0, *range(2, 11)]] * 2, True: [[1, 11]] * 2}
-    assert agreement.real_images(folder, 28)[0].shape == (4, 3, 28, 28)
-    assert not agreement.can_judge(str(save_classes(tmp_path / "single", n=1)))
-
-
-def test_pictures_of_a_folder_are_moved_not_mirrored(tmp_path):
-    """As they are at widen 0, moved a little above that; those of the classes that were asked for."""
-    pixels, labels = agreement.read_folder(str(save_classes(tmp_path / "pictures")), 64, False)
-    draw, wanted = agreement.drawer(pixels, labels), torch.tensor([1, 0, 1, 1, 0])
+def test_samples_are_those_of_jit():
+    """Only not yet clipped; and the noise is what they started from."""
     torch.manual_seed(0)
-    still, found = draw(5, 0.0, wanted)
-    assert torch.equal(found, wanted) and still.shape == (5, 3, 64, 64)
-    distances = (still[:, None] - (pixels / 127.5 - 1)).abs().amax((2, 3, 4))
-    assert distances.amin(1).max() < 1e-4 and torch.equal(labels[distances.argmin(1)], wanted)
-    moved, found = draw(200, 1.5)
-    assert torch.equal(moved[..., 32:].mean((1, 2, 3)) > moved[..., :32].mean((1, 2, 3)), found == 1)
-    assert moved.min() >= -1 and moved.max() <= 1 and 50 < found.sum() < 150
-    assert (moved.flatten(1).mean(1) - moved.flatten(1).mean(1)[0]).abs().max() > 0.01
-    assert agreement.broken(17, draw, 2).shape == (17, 3, 64, 64)
+    net = jit.JiT(**NET, classes=10).eval()
+    net.final_layer.linear.weight.data.normal_(std=0.05)
+    y, chosen = torch.arange(7), dict(cfg=2.0, sampling_steps=3, batch_size=5, interval=(0.0, 1.0))
+    found, noise = run.draw_samples(net, jit.Flow(noise_scale=2.0), y, solver="heun", **chosen)
+    theirs = torch.cat(list(jit.sample_images(net, y, jit.Flow(noise_scale=2.0), net.shape, **chosen)))
+    assert torch.equal(jit.to_uint8(found), theirs)
+    assert torch.equal(noise, 2 * jit.image_noise(net.shape, 0, range(7)))
 
 
-def test_pictures_of_the_classifier():
-    """Renderings are those of jit.py in ranges as wide as said; broken ones are as many as asked for."""
-    torch.manual_seed(0)
-    images, _ = agreement.draw_shapes(2, 0.0, labels=torch.tensor([3, 3]))
-    assert torch.equal(images[0], images[1])  # every factor in the middle of its range
-    assert agreement.broken(17, agreement.draw_shapes, 10).shape == (17, 3, 64, 64)
-    assert agreement.imperfect(images).isfinite().all()
-    net = agreement.train(agreement.draw_shapes, 10, steps=4, n=8)
-    assert agreement.classify(images, net).max() <= agreement.classes_of(net) == 10
+# ---- What is kept ----
 
 
-def test_a_classifier_learns_own_pictures(tmp_path):
-    """Left and right are told apart after a few steps, so what it is trained on are pictures with their labels."""
-    folder = str(save_classes(tmp_path / "pictures"))
-    net = agreement.train(agreement.drawer(*agreement.read_folder(folder, 64, False)), 2, steps=30, n=8)
-    pixels, labels = agreement.real_images(folder, 20)
-    assert torch.equal(agreement.classify(pixels / 127.5 - 1, net), labels)
+def test_keys_know_what_was_chosen():
+    """Whatever changes a number changes the key; whatever changes the weights, the network's."""
+    cell = Cell(dict(pred="x"), NET)
+    others = [replace(cell, **{part: value}) for part, value in dict(
+        net=NET | dict(width=32), flow=dict(mu=0.0), train=dict(lr=1.0), variant="Gated").items()]
+    samples = [replace(cell, sample=dict(cfg=1.0)), replace(cell, n=50), replace(cell, score_size=8)]
+    network = {run.network_key(c, 0, "shapes", False) for c in [cell, *others]}
+    network |= {run.network_key(cell, 1, "shapes", False), run.network_key(cell, 0, "shapes", True)}
+    assert len(network) == 7
+    assert {run.network_key(c, 0, "shapes", False) for c in samples} <= network
+    assert len({run.record_key(c, 0, "shapes", False) for c in [cell, *others, *samples]}) == 8
+    assert settings(cell) == settings(replace(cell, at={}, flow=dict(pred="x"), paper=1.0))
 
 
-# ---- cifar10.py ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_is_valid(name):
+    """Every cell has a place of its own, arguments that exist and a network that can be built."""
+    study = STUDIES[name]
+    cells = list(study.cells())
+    places = [tuple(cell.at.get(c) for c in (study.row, study.panel, study.column)) for cell in cells]
+    assert len(set(places)) == len(cells)
+    for cell in cells:
+        network, sampled = settings(cell)
+        kind = getattr(variants, cell.variant, jit.JiT)
+        small = cell.net | dict(depth=2, width=32, heads=2)
+        assert kind(**small, classes=10).shape == (3, cell.net["size"], cell.net["size"])
+        assert cell.net["width"] % (4 * cell.net["heads"]) == 0
+        jit.Flow(**network["flow"])
+        assert network["train"].keys() <= inspect.signature(jit.train).parameters.keys()
+        known = inspect.signature(jit.sample_images).parameters.keys()
+        assert sampled.keys() - {"n", "score_size"} <= known
+
+
+def test_settings_are_those_of_the_paper():
+    """Tables 2, 3, 10: no RoPE, qk-norm, in-context tokens, bottleneck; and what studies share."""
+    assert FLOW == jit.Flow().__dict__
+    keys = {}
+    for name in ("nine", "shift", "precond", "gate", "bottleneck", "ratio", "leftover"):
+        cells = list(STUDIES[name].cells())
+        keys[name] = {run.network_key(cell, 0, "shapes", False) for cell in cells}
+        for cell in cells if name != "bottleneck" else []:
+            parts = ("rope", "qk_norm", "context_tokens", "bottleneck")
+            assert not any(cell.net[part] for part in parts)
+    shared = [len(keys["nine"] & keys[name]) for name in ("shift", "precond", "gate", "bottleneck")]
+    assert shared == [3, 3, 3, 1] and len(keys["ratio"] & keys["leftover"]) == 3
+    ratios = {cell.at["ratio"]: cell.net["width"] for cell in STUDIES["ratio"].cells()}
+    assert ratios == {1 / 4: 48, 1 / 2: 96, 3 / 4: 144, 1: 192, 3 / 2: 288, 2: 384, 4: 192}
+
+
+class Here:
+    """A pool that works in this process."""
+
+    def __init__(self, *given):
+        pass
+
+    def submit(self, work, *given):
+        done = Future()
+        done.set_result(work(*given))
+        return done
+
+    def shutdown(self, **given):
+        pass
 
 
 @pytest.fixture
-def archive(tmp_path, monkeypatch):
-    """A small archive in the cache, laid out like the real one: ten images, every second one black."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    (tmp_path / "hub").mkdir()
-    path = tmp_path / "hub" / "cifar-10-binary.tar.gz"
-    planes = blocks(1, 32, 32)[0].numpy().tobytes()
-    with tarfile.open(path, "w:gz") as file:
-        for i in range(1, 6):
-            record = tarfile.TarInfo(f"cifar-10-batches-bin/data_batch_{i}.bin")
-            record.size = 2 * 3073
-            file.addfile(record, io.BytesIO(bytes([i]) + planes + bytes([9]) + bytes(3072)))
-    monkeypatch.setattr(cifar10, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    return path
+def two_cells(monkeypatch, tmp_path):
+    """A study of three cells, two of one network, that runs in this process; and how to run it."""
+    cells = [Cell(dict(pred="x", w=1.0), NET, sample=dict(cfg=1.0)), Cell(dict(pred="x", w=2.0), NET),
+             Cell(dict(pred="v", w=2.0), NET, dict(pred="v"), repeat=False, variant="Gated")]
+    study = Study("A title", lambda: cells, row="pred", column="w", real="row")
+    monkeypatch.setitem(STUDIES, "trial", study)
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(judge, "load_judge", lambda *given: judge.build(10).eval())
+    words = ["trial", "--tiny", "--runs", "n", "--out", "o"]
+    return lambda *more: run.main([*words, *more])
 
 
-def test_cifar10_becomes_a_folder_that_jit_reads(archive, tmp_path, capsys):
-    """A record is a class and 3 planes of 32 x 32; classes keep their names; a second call writes nothing."""
-    folder = tmp_path / "cifar"
-    assert cifar10.main([str(folder)]) == 0
-    data = jit.open_data(str(folder), (3, 32, 32))
-    assert sorted(data.names[label] for label in data.labels) == sorted(
-        ["automobile", "bird", "cat", "deer", "dog"] + ["truck"] * 5)  # fmt: skip
-    assert torch.equal(data.pixels[0], blocks(1, 32, 32)[0])
-    assert cifar10.main([str(folder)]) == 2
-    assert "there already" in capsys.readouterr().err
+def test_a_study_is_trained_and_kept(two_cells, monkeypatch):
+    """Records, tiles of the right network; a second call does nothing, more seeds are added."""
+    assert two_cells() == 0
+    _, real, records, tiles = run.read_results(Path("o/trial.json"))
+    assert len(records) == 3 and len(real) == 1
+    assert len(list(Path("n").glob("*/checkpoint-last.pth"))) == 2  # one for two cells
+    for cell in map(run.tiny, STUDIES["trial"].cells()):
+        record = records[run.record_key(cell, 0, "shapes", False)]
+        assert record["at"] == cell.at
+        folder = Path("n", run.network_key(cell, 0, "shapes", False))
+        kind = getattr(variants, cell.variant, jit.JiT)
+        net, made, _ = jit.load_run(folder, "ema1", "cpu", kind)
+        y, chosen = torch.arange(10), run.SAMPLE | cell.sample
+        pixels = torch.cat(list(jit.sample_images(net, y, made, net.shape, **chosen)))
+        assert np.array_equal(tiles[record["key"]], pixels[list(SHOWN)])
+        assert {"recognised", "noise_left", "grain", "rfd"} < record.keys()
+        assert len(record["loss_over_t"]) == 20
+        assert ("gate" in record) == (cell.variant == "Gated")
+    monkeypatch.setattr(run, "work", refuse)
+    before = Path("o/trial.json").read_bytes()
+    assert two_cells() == 0 and Path("o/trial.json").read_bytes() == before
+    monkeypatch.setattr(run, "work", lambda cells, seed, *given: [
+        (dict(key=f"{seed}{i}", at=c.at, seed=seed), np.zeros(1)) for i, c in enumerate(cells)])
+    assert two_cells("--seeds", "2") == 0
+    more = run.read_results(Path("o/trial.json"))[2]
+    assert list(more)[:3] == list(records) and [r["seed"] for r in more.values()] == [0, 0, 0, 1, 1]
 
 
-def test_cifar10_of_a_damaged_file(archive, tmp_path, capsys):
-    """A file that a stopped download left in the cache: one sentence that says which, and no folder."""
-    archive.write_bytes(archive.read_bytes()[:100])
-    assert cifar10.main([str(tmp_path / "cifar")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert not (tmp_path / "cifar").exists()
+def test_a_network_that_failed_does_not_lose_the_others(two_cells, monkeypatch):
+    """It is told at the end; what was done is kept."""
+    done = []
+
+    class Pool(Here):
+        def submit(self, work, cells, *given):
+            if not done:
+                return super().submit(lambda: done.append(1) or [(dict(key="a"), np.zeros(1))])
+            failed = Future()
+            failed.set_exception(jit.Stop("at step 1 the loss is nan.", 1))
+            return failed
+
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Pool)
+    assert two_cells() == 1
+    assert list(run.read_results(Path("o/trial.json"))[2]) == ["a"]
 
 
-def test_cifar10_without_network(archive, tmp_path, monkeypatch, capsys):
-    """One sentence with the address and where to put the file."""
-
-    def fail(*args):
-        raise OSError("no network")
-
-    archive.unlink()
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    assert cifar10.main([str(tmp_path / "cifar")]) == 2
-    captured = capsys.readouterr().err
-    assert captured.count("\n") == 1 and cifar10.URL in captured and str(archive) in captured
+# ---- What is drawn ----
 
 
-def test_cifar10_that_is_stopped_leaves_nothing(archive, tmp_path, monkeypatch):
-    """Ctrl-C while images are written: no folder that looks complete."""
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """Results of every study as they would be: each cell has tiles of a colour of its own."""
+    folder = tmp_path_factory.mktemp("figures")
+    for name, study in STUDIES.items():
+        records = []
+        for i, cell in enumerate(study.cells()):
+            for seed in range(2 if cell.repeat else 1):
+                known = dict(recognised=0.5 + 0.01 * i, noise_left=0.1 + i, grain=0.2, rfd=0.3 + i)
+                known |= dict(loss_over_t=[0.1 + 0.01 * i] * 20, log=[(1, 1.0), (100, 0.2)])
+                known |= dict(late_loss_by_t=[None, *[0.1] * 9], hardware="H", torch="T", commit="C")
+                known |= dict(gate=[0.1] * 20) if cell.variant == "Gated" else {}
+                known |= dict(at=cell.at, seed=seed, real="R", key=f"{i}-{seed}", seconds=60)
+                known |= dict(settings=digest(*settings(cell)))
+                side = cell.net["size"]
+                records.append((known, np.full((6, 3, side, side), 5 + 10 * i + 3 * seed, np.uint8)))
+        real = dict(key="R", size=32, patch=16, grain=0.1, rfd=0.1, recognised=0.99)
+        real |= dict(outside={str(2**k): 0.5**k for k in range(10)})
+        header = dict(study=name, command=f"python figures/run.py {name}", data="shapes",
+                      arguments={}, tiny=False)  # fmt: skip
+        tiles = np.full((18, 3, 32, 32), 255, np.uint8)
+        run.keep(folder / f"{name}.json", header, [(real, tiles)], records)
+    return folder
 
-    def stop(*args):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(cifar10.Image, "fromarray", stop)
-    assert cifar10.main([str(tmp_path / "cifar")]) == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_drawn(name, made_up):
+    """A picture that says how it was made, with something in it; a table with every cell's numbers,
+    around which what is written by hand stays."""
+    page = made_up / f"{name}.md"
+    page.write_text("Above.\n\n" + "\n".join(draw.MARKS) + "\n\nBelow.\n")
+    draw.main([name, "--out", str(made_up)])
+    picture = Image.open(made_up / f"{name}.png")
+    assert f"run.py {name}" in picture.text["Description"]
+    assert np.asarray(picture.convert("L")).std() > 10
+    text = page.read_text()
+    assert text.startswith("Above.") and text.endswith("Below.\n")
+    draw.main([name, "--out", str(made_up)])
+    assert page.read_text() == text
+    for i, cell in enumerate(STUDIES[name].cells()):
+        spread = " ± 0" if cell.repeat else ""
+        assert f"recognised {50 + i}{spread}%" in text
+
+
+@pytest.mark.parametrize("name", ["nine", "shift", "gate", "guidance", "precond"])
+def test_every_cell_shows_its_own_pictures_and_numbers(name, made_up):
+    """Of its first seed, in its row and column, under the name of its column."""
+    results = draw.Results(name, made_up)
+    study, cells = results.study, results.cells
+    axes = draw.draw_grid(draw.Figure(), results, cells, (0, 1, 3, 4))
+    places = draw.places_of(cells, study)
+    for i, cell in enumerate(cells):
+        row, column = places[cell.at[study.row], cell.at.get(study.panel), cell.at[study.column]]
+        ax = axes[row + (study.real == "row"), column + (study.real == "column")]
+        assert set(np.unique(ax.images[0].get_array())) == {5 + 10 * i, 255}  # 255: the gaps
+        assert f"recognised {50 + i}" in ax.get_xlabel()
+    white = [ax for ax in axes.flat if ax.images and set(np.unique(ax.images[0].get_array())) == {255}]
+    assert bool(white) == bool(study.real)
+
+
+def test_records_of_other_settings_are_not_drawn(made_up):
+    results = draw.Results("gate", made_up)
+    assert results.picture(results.cells[0], (0, 1, 3, 4)) is not None
+    changed = replace(results.cells[0], train=dict(steps=1))
+    assert results.of(changed) == [] and results.picture(changed, (0, 1, 3, 4)) is None
+
+
+def test_points_of_the_ratio_are_its_numbers(made_up):
+    figure = draw.draw_ratio(draw.Results("ratio", made_up))
+    for line in figure.axes[0].containers:
+        x, y = line[0].get_data()
+        k = PREDS.index({"x": "x", "ε": "eps", "v": "v"}[line.get_label()[0]])
+        assert np.allclose(x, [1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 4])
+        assert np.allclose(y, [0.1 + 3 * i + k for i in range(7)])
+
+
+def test_drawing_needs_no_torch():
+    code = "import sys; sys.path.insert(0, 'figures'); import draw; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def committed():
+    """Names of committed results, and how their figure is made of them."""
+    def points(name):
+        return json.loads((FIGURES / f"{name}.json").read_text())
+
+    yield "toy_dimension", lambda: toy_dimension.draw_dimension(points("toy_dimension"))
+    yield "toy_why", lambda: toy_why.draw_why(points("toy_why"))
+    planes = {k: v.astype(float) for k, v in np.load(FIGURES / "toy_manifold.npz").items()}
+    yield "toy_manifold", lambda: toy_manifold.draw_samples(points("toy_manifold"), planes)
+    for path in sorted(FIGURES.glob("*.json")):
+        if path.stem.partition("_")[0] in STUDIES:
+            results = draw.Results(path.stem, FIGURES)
+            yield path.stem, lambda r=results: draw.FIGURES.get(r.header["study"], draw.draw_study)(r)
+
+
+@pytest.mark.parametrize("name, make", [pytest.param(*each, id=each[0]) for each in committed()])
+def test_committed_picture_is_drawn_from_its_numbers(name, make, tmp_path):
+    """Drawn again it is the same, but for what another matplotlib does at edges; so is its table."""
+    old = Image.open(FIGURES / f"{name}.png").convert("RGB")
+    usual = matplotlib.rcParamsDefault if name == "toy_manifold" else {}  # it has no style.py
+    with matplotlib.rc_context(usual):
+        make().savefig(tmp_path / "a.png", dpi=120 if name.startswith("toy") else 110)
+    new = Image.open(tmp_path / "a.png").convert("RGB")
+    assert new.size == old.size
+    assert np.abs(np.asarray(new, float) - np.asarray(old, float)).mean() < 2
+    if name.partition("_")[0] in STUDIES:
+        table = "\n".join(draw.table(draw.Results(name, FIGURES)))
+        assert table in (FIGURES / f"{name}.md").read_text()
+
+
+def test_numbers_of_toy_md_are_those_of_the_json():
+    """off_plane against D, three seeds."""
+    records = json.loads((FIGURES / "toy_dimension.json").read_text())
+    page = (FIGURES / "toy.md").read_text().partition("| off_plane, 3 seeds")[2]
+    for pred in ("x", "eps", "v"):
+        row = re.search(rf"^\| {pred} \|(.*)\|$", page, re.M)[1].split("|")
+        for k, cell in enumerate(row, 2):
+            text = cell.split("±")[0].strip()
+            found = [r["off_plane"] for r in records if (r["D"], r["pred"]) == (2**k, pred)]
+            unit = 10.0 ** -len(text.partition(".")[2])
+            assert np.mean(found) == pytest.approx(float(text), abs=0.51 * unit), (pred, 2**k)
+
+
+# ---- The judge ----
+
+
+def test_judge_depends_on_content_not_on_the_place(tmp_path, monkeypatch):
+    """Other pictures under the same path get another judge; moved ones keep theirs."""
+    monkeypatch.setattr(judge, "fit", lambda draw, classes, steps: judge.build(classes))
+    for name in "ab":
+        for i in range(2):
+            save(f"d/{name}/{i}.png", 100 + i, (70 + i, 70))
+
+    def files():
+        for cached in (version_of, judge.images_of):
+            cached.cache_clear()
+        judge.load_judge("d", folder=tmp_path / "j")
+        return len(list((tmp_path / "j").iterdir()))
+
+    assert files() == 1
+    Path("d").rename("e"), Path("e").rename("d")
+    assert files() == 1
+    save("d/a/2.png", 7)
+    assert files() == 2
+    Path("d/b").rename("d/c")
+    assert files() == 3
+
+
+def test_recognised_is_without_the_answer_none(monkeypatch):
+    """A judge that says none, but ring before all others: it recognises one of ten."""
+    answer = torch.tensor([0.0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 5])
+    pixels, y = torch.zeros(20, 3, 16, 16, dtype=torch.uint8), torch.arange(20) % 10
+    assert judge.recognised(pixels, y, lambda x: answer.expand(len(x), -1)) == 0.1
+
+
+def test_held_out_pictures_are_not_trained_on():
+    """Every tenth of a class; the judge learns left from right in a few steps of the others."""
+    for label, name in enumerate(("left", "right")):
+        for i in range(20):
+            image = np.zeros((20, 20, 3), np.uint8)
+            image[:, 10 * label : 10 * label + 10] = 100 + i
+            Path("d", name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(f"d/{name}/{i:02d}.png")
+    judge.images_of.cache_clear()
+    judge.held_out_images.cache_clear()
+    trained, labels = judge.read_folder("d", 20, held_out=False)
+    held_out, y = judge.held_out_images("d", 20)
+    assert sorted(held_out.amax((1, 2, 3)).tolist()) == [101, 101, 111, 111]
+    assert not set(trained.amax((1, 2, 3)).tolist()) & {101, 111} and len(trained) == 36
+    big, labels = judge.read_folder("d", 64, held_out=False)
+    net = judge.fit(judge.drawer(big, labels), 2, steps=20, n=16)
+    assert judge.recognised(held_out, y, net) == 1
+    assert len(judge.broken(37, judge.drawer(big, labels), 2)) == 37
+
+
+# ---- The pictures of the lesson ----
+
+
+def test_mean_velocity_carries_noise_to_the_spiral():
+    """For data at -a and a, E[x | z, t] = a tanh(t a z / (1 - t)^2); and all particles arrive."""
+    a, z = 1.3, torch.linspace(-2, 2, 9, dtype=torch.float64)
+    data = torch.tensor([[-a, 0.0], [a, 0.0]], dtype=torch.float64)
+    for t in (0.0, 0.2, 0.7, 0.95):
+        v = flow.mean_velocity(torch.stack([z, 0.5 * z], 1), t, data)
+        x_mean = a * torch.tanh(t * a * z / (1 - t) ** 2)
+        assert torch.allclose(v[:, 0], (x_mean - z) / (1 - t), rtol=1e-9, atol=1e-9)
+    paths, data = flow.flow_paths(n=256, steps=100), flow.data_points(2000)
+    distance, nearest = torch.cdist(paths[-1], data).min(1)
+    assert distance.max() < 0.01
+    assert ((nearest // 500).bincount(minlength=4) / 256 - 0.25).abs().max() < 0.06
+    assert torch.cdist(paths[60], data).amin(1).mean() > 0.1
+
+
+@pytest.mark.parametrize("mu", [0.0, -0.8, -1.2])
+def test_density_is_that_of_the_training(mu):
+    t, edges = jit.sample_t(200_000, mu).numpy(), np.linspace(0.005, 0.995, 34)
+    counts, _ = np.histogram(t, edges)
+    found = counts / len(t) / np.diff(edges)
+    assert np.abs(found - draw.density((edges[1:] + edges[:-1]) / 2, mu)).max() < 0.06
+
+
+def test_pictures_of_a_run(monkeypatch):
+    """samples.png and the way there of a run, a longer one first; a run on other data is refused."""
+    net = jit.JiT(**NET, classes=10)
+    for name, step, data in (("short", 10, "shapes"), ("long", 20, "shapes"), ("other", 5, "cats")):
+        config = dict(network=net.arguments, flow={}, names=jit.SHAPES, data=data)
+        Path(name).mkdir()
+        optimizer = torch.optim.Adam(net.parameters())
+        networks = dict(model=net, model_ema1=net)
+        jit.save_checkpoint(Path(name, jit.CHECKPOINT), networks, optimizer, step, config)
+    assert samples.main(["short", "long", "--out", "o"]) == 0
+    assert denoising.main(["long", "--out", "o"]) == 0
+    assert sorted(path.name for path in Path("o").iterdir()) == \
+        ["denoising.gif", "denoising.png", "samples.png"]  # fmt: skip
+    assert Image.open("o/denoising.gif").n_frames == 11
+    assert samples.main(["long", "short"]) == 2 == samples.main(["other"])
+
+
+def test_loss_of_a_run():
+    """Even where a bin of t stayed empty; half a line is left out, of a step twice the last counts."""
+    Path("r").mkdir()
+    lines = [dict(step=i, loss=1 / i, loss_by_t=[i / 10] * 9 + [None]) for i in (1, 2, 3, 2)]
+    lines[3]["loss"] = 9
+    Path("r/log.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4, "lo')
+    left, right = loss.draw_loss(loss.read_log(Path("r"))).axes
+    assert left.lines[0].get_ydata().tolist() == [1, 9, 1 / 3]
+    assert right.lines[0].get_ydata()[:9].tolist() == pytest.approx([0.3] * 9)
+    assert loss.main(["r"]) == 0 and Path("r/loss.png").exists() and loss.main(["nowhere"]) == 2
+
+
+# ---- The networks of variants.py ----
+
+NETWORKS = {"edm": lambda: variants.Preconditioned("edm", **NET, classes=10),
+            "linear": lambda: variants.Preconditioned("linear", **NET, classes=10),
+            "gated": lambda: variants.Gated(**NET, classes=10),
+            "layer norm": lambda: variants.LayerNormGelu(**NET, classes=10),
+            "classifying": lambda: variants.Classifying(**NET, classes=10)}  # fmt: skip
+
+
+def filled(name):
+    """A network with nothing left at 0, so that each part has a say."""
+    net = NETWORKS[name]()
+    for i, p in enumerate(net.parameters()):
+        if p.requires_grad:
+            p.data += 0.2 * normal(*p.shape, seed=i)
+    return net.eval()
+
+
+@pytest.mark.parametrize("kind", ["linear", "edm"])
+def test_preconditioning_is_the_formula_of_table_10(kind):
+    """c_skip z + c_out net as printed, for 0 < t < 1; and not rounded by bf16."""
+    net, z, y = filled(kind), normal(5, 3, 16, 16), torch.arange(5)
+    t = torch.tensor([0.01, 0.3, 0.5, 0.9, 0.99])
+    with torch.no_grad():
+        out, found = jit.JiT.forward(net, z, t, y), net(z, t, y)
+    for i, time in enumerate(t.tolist()):
+        sigma, total = (1 - time) / time, 0.25 + ((1 - time) / time) ** 2
+        c_skip = time if kind == "linear" else 0.25 / total / time
+        c_out = 1 - time if kind == "linear" else 0.5 * sigma / math.sqrt(total)
+        torch.testing.assert_close(found[i], c_skip * z[i] + c_out * out[i], atol=1e-5, rtol=1e-5)
+    zero, one = torch.zeros(1), torch.ones(1)
+    assert variants.coefficients(one, kind) == (one, zero)
+    assert variants.coefficients(zero, kind)[0] == 0
+
+
+def test_gate_starts_shut_and_1_over_1_minus_t_leaves_x_to_the_network(monkeypatch):
+    net, x, eps = NETWORKS["gated"](), normal(4, 3, 16, 16), normal(4, 3, 16, 16, seed=2)
+    t, y = torch.tensor([0.0, 0.2, 0.5, 0.9]), torch.zeros(4, dtype=torch.long)
+    assert net.g(t).tolist() == [0] * 4
+    monkeypatch.setattr(net, "g", lambda t: 1 / (1 - t))
+    monkeypatch.setattr(jit.JiT, "forward", lambda self, z, t, y: x / (1 - t.view(-1, 1, 1, 1)))
+    torch.testing.assert_close(net(jit.interpolate(x, eps, t), t, y), x - eps, atol=1e-4, rtol=0)
+
+
+def test_layer_norm_and_gelu_are_everywhere():
+    """Table 4's first row; LayerNorms have no weights of their own."""
+    net = variants.LayerNormGelu(**NET | dict(dropout=0.2, depth=4), classes=10)
+    kinds = [type(module).__name__ for module in net.modules()]
+    assert "SwiGLU" not in kinds and kinds.count("GELU") == 4 and kinds.count("LayerNorm") == 9
+    assert kinds.count("RMSNorm") == 8  # of queries and keys
+    assert [block.mlp[2].p for block in net.blocks] == [0, 0.2, 0.2, 0]
+    assert not list(net.blocks[0].norm1.parameters())
+
+
+def test_classification_loss_of_table_11():
+    """The blocks before the head are not told the class; the loss gains lambda / numbers * CE."""
+    net, z, t = filled("classifying"), normal(3, 3, 16, 16), torch.tensor([0.2, 0.5, 0.8])
+    with torch.no_grad():
+        out1, logits1 = net(z, t, torch.tensor([0, 1, 2]), return_logits=True)
+        out2, logits2 = net(z, t, torch.tensor([3, 4, -1]), return_logits=True)
+    assert torch.equal(logits1, logits2) and (out1 - out2).abs().amax((1, 2, 3)).min() > 1e-2
+    y, kept, flow = torch.tensor([0, 3, 1]), [], jit.Flow(label_drop=0.5)
+    net.head.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    torch.manual_seed(3)
+    plain, _ = jit.training_loss(net, z, y, flow)
+    torch.manual_seed(3)
+    loss, _ = variants.classifying_loss(100)(net, z, y, flow)
+    entropy = [-kept[1][i].log_softmax(0)[y[i]] for i in range(3)]  # dropped or not
+    torch.testing.assert_close(loss, plain + 100 / 768 * torch.stack(entropy))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_learns_and_a_run_goes_on(name, tmp_path, monkeypatch):
+    """jit.train takes the network as it is; jit.py refuses to read it as a plain JiT."""
+    net, run = filled(name), tmp_path / "run"
+    of_class = name == "classifying"
+    loss_function = variants.classifying_loss() if of_class else jit.training_loss
+    losses, _ = loss_function(net, normal(10, 3, 16, 16), torch.arange(10), jit.Flow(label_drop=0.0))
+    losses.mean().backward()
+    for parameter, p in net.named_parameters():
+        learns = p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0
+        unused = parameter in ("pos_embed",)
+        assert learns != unused, parameter
+    monkeypatch.setattr(jit, "draw_samples", lambda *given: None)
+    chosen = dict(batch_size=4, loss_function=loss_function)
+    for steps in (1, 2):
+        jit.train(NETWORKS[name](), jit.Flow(), jit.Shapes(16), run, steps=steps, **chosen)
+    assert jit.load_run(run, "raw", "cpu", type(net))[1] == jit.Flow()
+    with pytest.raises(jit.Stop, match="does not fit a JiT"):
+        jit.load_run(run, "raw", "cpu")
