@@ -92,11 +92,11 @@ def test_samples_are_those_of_jit():
     """Only not yet clipped; and the noise is what they started from."""
     torch.manual_seed(0)
     net = jit.JiT(**NET, classes=10).eval()
-    net.final_layer.linear.weight.data.normal_(std=0.05)
+    net.final_layer.linear.weight.data.normal_()
     y, chosen = torch.arange(7), dict(cfg=2.0, sampling_steps=3, batch_size=5, interval=(0.0, 1.0))
     found, noise = run.draw_samples(net, jit.Flow(noise_scale=2.0), y, solver="heun", **chosen)
     theirs = torch.cat(list(jit.sample_images(net, y, jit.Flow(noise_scale=2.0), net.shape, **chosen)))
-    assert torch.equal(jit.to_uint8(found), theirs)
+    assert torch.equal(jit.to_uint8(found), theirs) and found.abs().max() > 1.5
     assert torch.equal(noise, 2 * jit.image_noise(net.shape, 0, range(7)))
 
 
