@@ -10,6 +10,7 @@ deviations over training seeds. To change a label, change LABELS: nothing else d
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -145,49 +146,73 @@ def draw_tiles(ax, picture, words="", colour=None, width=2):
 
 
 def places_of(cells, study):
-    """{(row, panel, column): (i, j)} of a grid; panels stand side by side, a gap between them."""
+    """{(row, panel, column): (i, j)} in a grid; panels stand side by side, a gap between them.
+
+    The first row, or column, is left free for real images, if they stand there.
+    """
     panels, columns = distinct(cells, study.panel), distinct(cells, study.column)
-    rows, wide = distinct(cells, study.row), len(columns) + 1
-    return {(row, panel, column): (i, j * wide + k) for i, row in enumerate(rows)
+    down, across, wide = study.real == "row", study.real == "column", len(columns) + 1
+    return {(row, panel, column): (i + down, j * wide + k + across)
+            for i, row in enumerate(distinct(cells, study.row))
             for j, panel in enumerate(panels) for k, column in enumerate(columns)}  # fmt: skip
+
+
+def place_of(cell, study):
+    return tuple(cell.at.get(part) for part in (study.row, study.panel, study.column))
 
 
 def draw_grid(figure, results, cells, shown):
     """The tiles of every cell in its place, and real images in a row or column of their own."""
     study, places = results.study, places_of(cells, results.study)
-    down, across = int(study.real == "row"), int(study.real == "column")
-    height = 1 + max(i for i, _ in places.values()) + down
-    width = 1 + max(j for _, j in places.values()) + across
-    n = len(distinct(cells, study.column))
-    gaps = [0.15 if j % (n + 1) == n and not across else 1 for j in range(width)]
+    height, width = (1 + max(place[k] for place in places.values()) for k in (0, 1))
+    gaps = [1 if any(j == column for _, column in places.values()) or j == 0 else 0.15
+            for j in range(width)]  # fmt: skip
     axes = figure.subplots(height, width, squeeze=False, width_ratios=gaps)
     for ax in axes.flat:
         ax.set_axis_off()
-    used = set()
     for cell in cells:
-        at = cell.at
-        i, j = places[at.get(study.row), at.get(study.panel), at.get(study.column)]
-        used.add((i + down, j + across))
-        ax, colour = axes[i + down, j + across], COLOURS.get(at.get("pred"))
-        thick = 6 if at == study.framed else 2
+        ax, colour = axes[places[place_of(cell, study)]], COLOURS.get(cell.at.get("pred"))
+        thick = 6 if cell.at == study.framed else 2
         draw_tiles(ax, results.picture(cell, shown), below(cell, results), colour, thick)
-        top = axes[down if j > n else 0, j + across]  # real images stand above the first panel
-        if i == 0:
-            top.set_title(label(study.column, at.get(study.column), cell), color=colour or INK)
-        if i == 0 and study.panel and j % (n + 1) == n // 2:
-            words, style = label(study.panel, at[study.panel], cell), dict(fontweight="bold")
-            top.text(0.5, 1.25, words, transform=top.transAxes, ha="center", **style)
-        if (i + down, j + across - 1) not in used and len(distinct(cells, study.row)) > 1:
-            ax.set_ylabel(label(study.row, at.get(study.row), cell), fontsize=10.5)
-    free = [axes[0, j] for j in range(n)] if down else [axes[i, 0] for i in range(across)]
-    if study.real == "free":
-        free = [ax for place, ax in np.ndenumerate(axes) if place not in used][:1]
-    known = [cell for cell in cells if results.of(cell)]
-    for which, ax in enumerate(free if known else []):
-        draw_tiles(ax, results.real_picture(known[0], shown, which))
-        words = results.real_words(known[0]) if which == 0 else ""
-        ax.set_ylabel(words.replace(": ", ":\n"), fontsize=9.5) if down else ax.set_xlabel(words)
+    name_rows_and_columns(axes, cells, study, places)
+    if any(results.of(cell) for cell in cells):
+        draw_real(axes, results, cells, shown)
     return axes
+
+
+def name_rows_and_columns(axes, cells, study, places):
+    """Titles above the first cell of a column, or above its real images; names left of a row."""
+    columns, named = distinct(cells, study.column), set()
+    for cell in cells:
+        i, j = places[place_of(cell, study)]
+        row, panel, column = place_of(cell, study)
+        if (row, panel) not in named and len(distinct(cells, study.row)) > 1:
+            axes[i, j].set_ylabel(label(study.row, row, cell), fontsize=10.5)
+        if (panel, column) not in named:
+            real_above = study.real == "row" and panel == distinct(cells, study.panel)[0]
+            top, colour = axes[0 if real_above else i, j], COLOURS.get(cell.at.get("pred"), INK)
+            top.set_title(label(study.column, column, cell), color=colour)
+            if study.panel and column == columns[len(columns) // 2]:
+                style = dict(transform=top.transAxes, ha="center", fontweight="bold")
+                top.text(0.5, 1.25, label(study.panel, panel, cell), **style)
+        named |= {(row, panel), (panel, column)}
+
+
+def draw_real(axes, results, cells, shown):
+    """Real images: above the first panel, left of the first row, or in a place that is free."""
+    study, known = results.study, next(cell for cell in cells if results.of(cell))
+    free = axes[:1, 0] if study.real == "column" else []
+    if study.real == "row":
+        free = axes[0, : len(distinct(cells, study.column))]
+    if study.real == "free":
+        free = [ax for ax in axes.flat if not ax.axison][:1]
+    for which, ax in enumerate(free):
+        draw_tiles(ax, results.real_picture(known, shown, which))
+        words = results.real_words(known) if which == 0 else ""
+        if study.real == "row":
+            ax.set_ylabel(words.replace(": ", ":\n"), fontsize=9.5)
+        else:
+            ax.set_xlabel(words, fontsize=9.5)
 
 
 # ---- Plots ----
@@ -228,14 +253,6 @@ def set_columns(ax, results):
 
 def legend_below(ax):
     ax.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-
-
-def plot_recognised(ax, results):
-    plot_score(ax, results, "recognised")
-
-
-def plot_rfd(ax, results):
-    plot_score(ax, results, "rfd")
 
 
 def plot_paper(ax, results):
@@ -335,6 +352,7 @@ def plot_gates(ax, results):
     ax.legend(loc="upper left")
 
 
+plot_recognised, plot_rfd = (partial(plot_score, score=score) for score in ("recognised", "rfd"))
 PLOTS = dict(
     bottleneck=(plot_recognised, plot_paper, plot_outside), ladder=(plot_recognised, plot_paper),
     guidance=(plot_recognised, plot_rfd), solver=(plot_distance,),

@@ -280,8 +280,7 @@ def test_every_cell_shows_its_own_pictures_and_numbers(name, made_up):
     axes = draw.draw_grid(draw.Figure(), results, cells, (0, 1, 3, 4))
     places = draw.places_of(cells, study)
     for i, cell in enumerate(cells):
-        row, column = places[cell.at[study.row], cell.at.get(study.panel), cell.at[study.column]]
-        ax = axes[row + (study.real == "row"), column + (study.real == "column")]
+        ax = axes[places[draw.place_of(cell, study)]]
         assert set(np.unique(ax.images[0].get_array())) == {5 + 10 * i, 255}  # 255: the gaps
         assert f"recognised {50 + i}" in ax.get_xlabel()
     white = [ax for ax in axes.flat if ax.images and set(np.unique(ax.images[0].get_array())) == {255}]
