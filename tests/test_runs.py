@@ -142,6 +142,21 @@ def test_gradients_are_freed_after_the_forward():
     assert seen == [False, True] + [False, True, True, True]
 
 
+def test_each_part_of_each_step_draws_noise_of_its_own():
+    """From the seed, the step and the part alone, whatever was drawn before."""
+    drawn = []
+
+    def watched(net, x, y, flow):
+        drawn.append((torch.rand(()).item(), torch.rand(len(drawn) + 1))[0])
+        return jit.training_loss(net, x, y, flow)
+
+    for out, seed in (("one", 0), ("again", 0), ("other", 1)):
+        net = jit.JiT(**SMALL, classes=10)
+        jit.train(net, jit.Flow(), jit.Shapes(16), out, 3, batch_size=4, accum=2, seed=seed,
+                  loss_function=watched)  # fmt: skip
+    assert drawn[:6] == drawn[6:12] and len(set(drawn)) == 12
+
+
 # H has dropout; with mirroring, label drop and two parts per step, all need their seeds.
 LONG = """--model H/8 --context-tokens 2 --context-start 1 --lr 1e-3 --data d --out r --accum 2
 --log-every 1 --save-every 2 --sample-every 1000000 --cooldown 0""".split()
