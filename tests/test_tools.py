@@ -61,14 +61,6 @@ def test_kid_is_that_of_torch_fidelity():
     assert abs(np.mean(values)) < 4 * np.std(values) / 300**0.5 and min(values) < 0
 
 
-def test_truth_that_frechet_distances_are_compared_with():
-    """The closed forms agree with jit.frechet_distance, for full and for low rank."""
-    for given, trace in (metrics.full_rank(np.random.RandomState(0), d=30),
-                         metrics.low_rank(np.random.RandomState(0), d=30, n=12)):  # fmt: skip
-        truth = metrics.textbook(lambda s, trace=trace: trace)(*given)
-        assert jit.frechet_distance(*given) == pytest.approx(truth, rel=1e-9)
-
-
 def test_what_speed_measures():
     """Sleep passes by the clock and not of the CPU; a touched page of fresh memory is a fault; and
     Heun-50 makes 99 evaluations, of which guidance in (0.1, 1) doubles 88."""
