@@ -565,17 +565,3 @@ def test_what_is_not_used_is_not_read(run, monkeypatch):
     jit.load_run(run, "raw", "cpu")
     assert train("--out", "r", "--steps", 1) == 0 and train("--out", "r", "--steps", 2) == 0
     assert loaded == [True, True]
-
-
-def test_each_part_of_a_batch_has_its_own_noise():
-    """With one seed for all parts, --accum 2 would train on the same times and noise twice a step."""
-    times = []
-
-    def recorded(net, x, y, flow):
-        losses, t = jit.training_loss(net, x, y, flow)
-        times.append(t)
-        return losses, t
-
-    net = jit.JiT(**SMALL, classes=10)
-    jit.train(net, jit.Flow(), jit.Shapes(16), "r", 2, batch_size=8, accum=2, loss_function=recorded)
-    assert len(torch.cat(times).unique()) == 16
