@@ -202,7 +202,7 @@ def inception():
     """The same network with the same weights twice: theirs and ours."""
     sys.path.insert(0, str(ROOT / "tests"))
     try:
-        from test_metrics import seeded_weights  # the tests too need the names and shapes of all 566 entries
+        from test_fid import seeded_weights  # the tests too need the names and shapes of all 566 entries
         from torch_fidelity import feature_extractor_inceptionv3 as extractor
         from torch_fidelity import metric_fid, metric_isc, metric_kid
     except ImportError as error:
