@@ -2,7 +2,6 @@
 recorded from the official code; and what a GPU would show, without one."""
 
 import contextlib
-import functools
 import math
 
 import models
@@ -19,23 +18,6 @@ UNTURNED = torch.ones(16, 1), torch.zeros(16, 1)  # cos and sin of no rotation
 PLAIN = dict(rope=False, qk_norm=False, context_tokens=0)
 
 # Its parts
-
-
-@pytest.mark.parametrize("switches", [{}, PLAIN])
-def test_patches_see_each_other(switches):
-    """A well-known re-implementation attends across heads, not tokens: no error, a falling loss,
-    blind patches. Editing one patch must change all patches, and no other image."""
-    net, z = filled(**switches), normal(2, 3, 16, 16)
-    t, y = torch.tensor([0.3, 0.6]), torch.tensor([1, 2])
-    with torch.no_grad():
-        before = net(z, t, y)
-        for row, column in [(0, 0), (1, 2), (3, 3)]:
-            edited = z.clone()
-            edited[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 1
-            change = (net(edited, t, y) - before).abs()
-            patches = change[0].unflatten(2, (4, 4)).unflatten(1, (4, 4)).amax((0, 2, 4))
-            assert patches.min() > 1e-3, (row, column)  # rounding is 1e-6
-            assert change[1].max() < 1e-5
 
 
 def test_rope_by_complex_numbers():
@@ -229,7 +211,8 @@ def close_to_record(found, recorded):
 
 
 def test_network_puts_out_what_the_official_one_does(official):
-    """All of Figure 3 at once: order of modulation, SwiGLU halves, RoPE, tokens, patch layouts."""
+    """All of Figure 3 at once: attention over tokens, not heads, as a well-known re-implementation
+    has it; order of modulation, SwiGLU halves, RoPE, class tokens, no class, patch layouts."""
     net, x, _ = official
     with torch.no_grad():
         t, y = torch.tensor([0.0, 0.3, 0.97]), torch.tensor([1, 4, jit.NO_CLASS])
@@ -333,28 +316,16 @@ def test_no_step_of_training_waits(looks, tmp_path, monkeypatch):
     assert counter.waits == 6 * looks
 
 
-@functools.cache
-def trained():
-    """A small network after 100 steps on eight pictures, in which its loss has fallen to 0.1."""
-    torch.manual_seed(0)
-    net, y = small(classes=10, depth=4, context_start=2), torch.arange(8)
-    x = jit.render_shapes(y, jit.random_factors(8), 16)
-    optimizer = torch.optim.AdamW(net.parameters(), 4e-3)
-    for _ in range(100):
-        optimizer.zero_grad()
-        loss, _ = jit.training_loss(net, x, y, FLOW)
-        loss.mean().backward()
-        optimizer.step()
-    assert loss.mean() < 0.2
-    return net.eval(), x, y
-
-
 def test_bf16_costs_little(monkeypatch):
     """As near to CUDA as a CPU comes: products in bf16 wherever jit.py asks for autocast. Losses to
-    1% image by image, the gradient to 3%, images to two grey levels on average (found: 0.3%, 0.8%,
-    0.2). Attention gets bf16 (fast kernels need it); tokens, conversions and the loss are fp32."""
-    net, x, y = trained()
-    seen = {}
+    1% image by image, the gradient to 3%, images to two grey levels on average (found: 0.2%, 0.3%,
+    0.5). Attention gets bf16 (fast kernels need it); tokens, conversions and the loss are fp32."""
+    torch.manual_seed(0)
+    net, y, seen = small(classes=10, depth=4, context_start=2), torch.arange(8), {}
+    x = jit.render_shapes(y, jit.random_factors(8), 16)
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p) * p.requires_grad
+    net.eval()
 
     def results():
         torch.manual_seed(1)
@@ -383,6 +354,8 @@ def test_bf16_costs_little(monkeypatch):
     spy(torch.nn.functional, "scaled_dot_product_attention")
     for name in ("convert", "flow_loss", "rotate"):
         spy(jit, name)
+    for block in net.blocks:
+        spy(block, "forward")
     rounded, rounded_gradient, rounded_images = results()
     assert not torch.equal(rounded, loss)  # else it was not bf16
     torch.testing.assert_close(rounded, loss, rtol=0.01, atol=0)
@@ -391,6 +364,7 @@ def test_bf16_costs_little(monkeypatch):
     assert seen == {
         "scaled_dot_product_attention": {(torch.bfloat16, True)}, "rotate": {(torch.float32, True)},
         "convert": {(torch.float32, False)}, "flow_loss": {(torch.float32, False)},
+        "forward": {(torch.float32, True)},
     }  # fmt: skip
 
 

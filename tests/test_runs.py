@@ -126,20 +126,20 @@ def test_speed_is_that_of_training_alone(monkeypatch):
     assert text.count('"images_per_s": 8.0,') == 4
 
 
-def test_gradients_are_freed_after_the_forward():
-    """Freed at the end of a step, their memory goes back to the system: B/16's next backward then
-    faults on 20,000 to 130,000 pages, else on one. So on a CPU a forward still finds them."""
-    seen = []
+def test_each_part_of_each_step_draws_noise_of_its_own():
+    """From the seed, the step and the part alone, whatever was drawn before."""
+    drawn = []
 
-    def spying(model, x, y, flow):
-        seen.append(model.final_layer.linear.weight.grad is not None)
-        return jit.training_loss(model, x, y, flow)
+    def watched(net, x, y, flow):
+        drawn.append(torch.rand(()).item())
+        torch.rand(len(drawn))  # whatever was drawn before
+        return jit.training_loss(net, x, y, flow)
 
-    for out, accum in (("whole", 1), ("parts", 2)):
+    for out, seed in (("one", 0), ("again", 0), ("other", 1)):
         net = jit.JiT(**SMALL, classes=10)
-        jit.train(net, jit.Flow(), jit.Shapes(16), out, 2, batch_size=2, accum=accum,
-                  loss_function=spying)  # fmt: skip
-    assert seen == [False, True] + [False, True, True, True]
+        jit.train(net, jit.Flow(), jit.Shapes(16), out, 3, batch_size=4, accum=2, seed=seed,
+                  loss_function=watched)  # fmt: skip
+    assert drawn[:6] == drawn[6:12] and len(set(drawn)) == 12
 
 
 # H has dropout; with mirroring, label drop and two parts per step, all need their seeds.
@@ -565,17 +565,3 @@ def test_what_is_not_used_is_not_read(run, monkeypatch):
     jit.load_run(run, "raw", "cpu")
     assert train("--out", "r", "--steps", 1) == 0 and train("--out", "r", "--steps", 2) == 0
     assert loaded == [True, True]
-
-
-def test_each_part_of_a_batch_has_its_own_noise():
-    """With one seed for all parts, --accum 2 would train on the same times and noise twice a step."""
-    times = []
-
-    def recorded(net, x, y, flow):
-        losses, t = jit.training_loss(net, x, y, flow)
-        times.append(t)
-        return losses, t
-
-    net = jit.JiT(**SMALL, classes=10)
-    jit.train(net, jit.Flow(), jit.Shapes(16), "r", 2, batch_size=8, accum=2, loss_function=recorded)
-    assert len(torch.cat(times).unique()) == 16
