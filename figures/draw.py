@@ -10,6 +10,7 @@ deviations over training seeds. To change a label, change LABELS: nothing else d
 
 import json
 import re
+import sys
 from functools import partial
 
 import numpy as np
@@ -649,6 +650,8 @@ def main(words=None):
 
     args = parser.parse_args(words)
     for name in args.names:
+        known = (args.out / f"{name}.json").exists()
+        known or sys.exit(f"{args.out} holds no {name}.json: python figures/run.py makes it.")
         draw(name, args.out)
 
 

@@ -16,6 +16,7 @@ the v-loss of fixed images and noise at studies.TIMES. Beside them the same of r
 
 import argparse
 import functools
+import inspect
 import json
 import math
 import multiprocessing
@@ -133,6 +134,7 @@ def record_key(cell, seed, data, flip):
 
 def real_tiles(pixels, y):
     """Three sets of six real images, of the classes that the tiles of a cell show."""
+    y = y if y.max() >= 0 else torch.arange(len(y)) % 10  # without classes: any
     sets = [(y == label % (y.max() + 1)).nonzero()[:, 0].tolist() or [0] for label in SHOWN]
     return pixels[[rows[k % len(rows)] for k in range(3) for rows in sets]].numpy()
 
@@ -294,6 +296,10 @@ def run(name, args):
         folder.mkdir(parents=True, exist_ok=True)
     study = STUDIES[name]
     own = dict(size=args.size, patches=args.patches) if args.patches else {}
+    has_own_sizes = "patches" not in inspect.signature(study.cells).parameters
+    jit.check(not own or not has_own_sizes, f"{name} has its own sizes: leave out --patches.")
+    divides = not own or not any(args.size % patch for patch in args.patches)
+    jit.check(divides, f"--patches must divide --size, {args.size}.")
     cells = [tiny(cell) if args.tiny else cell for cell in study.cells(**own)]
     data, flip = args.data or study.data, bool(args.flip)
     name += f"_{Path(data).name}" if data != study.data else ""

@@ -208,6 +208,21 @@ def test_a_study_is_trained_and_kept(two_cells, monkeypatch):
     assert list(more)[:3] == list(records) and [r["seed"] for r in more.values()] == [0, 0, 0, 1, 1]
 
 
+def test_own_pictures(monkeypatch):
+    """Of any folder, with classes or none, under a name of its own; what does not fit is told."""
+    for i in range(8):
+        save(f"flat/{i}.png", (30 * i, 255 - 30 * i, 90))
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Here)
+    words = ["predictions", "--data", "flat", "--tiny", "--out", "o", "--runs", "n"]
+    assert run.main([*words, "--size", "16", "--patches", "8", "4"]) == 0
+    draw.main(["predictions_flat", "--out", "o"])
+    text = Path("o/predictions_flat.md").read_text()
+    assert "patches of 192 numbers" in text and "rfd" in text and "recognised" not in text
+    assert "FID" not in text and "--patches 8 4" in text
+    assert run.main([*words, "--size", "16", "--patches", "7", "4"]) == 2
+    assert run.main(["ratio", *words[1:], "--patches", "8", "4"]) == 2
+
+
 def test_a_network_that_failed_does_not_lose_the_others(two_cells, monkeypatch):
     """It is told at the end; what was done is kept."""
     done = []
