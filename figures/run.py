@@ -228,6 +228,14 @@ def work(cells, seed, data, flip, runs, judge_net):
     return found
 
 
+def work_or_end(*job):
+    """After Ctrl-C the pool would go on with the next network: the process ends instead."""
+    try:
+        return work(*job)
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
 # ---- The command ----
 
 
@@ -322,7 +330,7 @@ def train_all(name, jobs, processes, settings, keep_found):
     """Each job, (cells, seed), in a process; a failure is told, and does not end the others."""
     pool, failed = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")), []
     try:
-        started = [pool.submit(work, *job, *settings) for job in jobs]
+        started = [pool.submit(work_or_end, *job, *settings) for job in jobs]
         for done in tqdm(as_completed(started), name, len(started), unit="network"):
             if done.exception():
                 failed.append(done.exception())
