@@ -28,8 +28,8 @@ LABELS = dict(
     variant=dict(JiT="network", Gated="network − g(t) z"),
     solver=dict(heun="Heun", euler="Euler"),
     low={0.0: "guidance at all t", 0.1: "for t > 0.1"},
-    patch="patches of {numbers} numbers", mu="μ = {}", r="r = {}", w="w = {:g}", steps="{} steps",
-    size="{} px, patch {patch}", 
+    patch="patches of {numbers} numbers", mu="μ = {}", w="w = {:g}", steps="{} steps",
+    r={16: "r = 16", 128: "r = 128", 512: "r = 512", 0: "none"}, size="{} px, patch {patch}", 
     ratio={0.25: "ratio 1/4", 0.5: "ratio 1/2", 0.75: "ratio 3/4", 1: "ratio 1", 1.5: "ratio 3/2",
            2: "ratio 2", 4: "ratio 4"},
 )  # fmt: skip
@@ -42,8 +42,7 @@ def label(coordinate, value, cell=None):
     if isinstance(words, dict):
         return words.get(value, str(value))
     patch = cell.net["patch"] if cell else 0
-    text = words.format(value, patch=patch, numbers=3 * patch**2).replace("-", "−")
-    return "no bottleneck" if text == "r = 0" else text
+    return words.format(value, patch=patch, numbers=3 * patch**2).replace("-", "−")
 
 
 def distinct(cells, coordinate):
@@ -247,7 +246,6 @@ def set_columns(ax, results):
     study = results.study
     columns = distinct(results.cells, study.column)
     names = [label(study.column, column).replace(", ", ",\n") for column in columns]
-    names = [name.removeprefix("no bottleneck") or "none" for name in names]
     ax.set_xticks(range(len(columns)), names)
     ax.set_xlim(-0.4, len(columns) - 0.6)
 

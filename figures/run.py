@@ -160,7 +160,7 @@ def measure_real(cell, data, judge_net, runs):
     return record, real_tiles(pixels, y)
 
 
-def measure(cell, net, flow, data, judge_net, runs):
+def measure_cell(cell, net, flow, data, judge_net, runs):
     """The numbers of a cell, and the tiles that its picture shows, uint8 (6, C, S, S)."""
     y, _ = jit.pick_classes(cell.n, net.classes)
     samples, noise = draw_samples(net, flow, y, **SAMPLE | cell.sample)
@@ -220,7 +220,7 @@ def work(cells, seed, data, flip, runs, judge_net):
     net, flow, _ = jit.load_run(out, "ema1", "cpu", variant)
     known, found = facts(net, flow, images, out) | versions(), []
     for cell in cells:
-        numbers, tiles = measure(cell, net, flow, data, judge_net, runs)
+        numbers, tiles = measure_cell(cell, net, flow, data, judge_net, runs)
         record = dict(key=record_key(cell, seed, data, flip), at=cell.at, seed=seed,
                       settings=digest(*settings(cell)), real=real_key(cell, data))  # fmt: skip
         found.append((record | numbers | known, tiles))

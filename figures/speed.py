@@ -13,9 +13,9 @@ warm-up, --repeats rounds. Printed are medians, and for comparisons the median o
 a round, and the fastest of each side: others' work can only slow a round down.
 
 --official is a clone of github.com/LTH14/JiT, whose JiT is built with the sizes of --model; where
-there is no GPU, its .cuda() calls are made harmless and its torch.compile is taken off. --profile
-says which operations a training step's time goes to. The peak is that of a large matrix product in
-the same precision. A multiply-add counts as two operations; a training step as three forwards.
+there is no GPU, its .cuda() calls are made harmless and its torch.compile is taken off. The peak is
+that of a large matrix product in the same precision. A multiply-add counts as two operations; a
+training step as three forwards.
 """
 
 import argparse
@@ -206,21 +206,6 @@ def print_input_speed(args, device, batches=20):
         print(f"input          {name:25} {batches * args.batch / seconds:9.1f} images/s")
 
 
-def print_profile(step, rows=8):
-    """The operations with the largest share of a training step's time, of the GPU where it is."""
-    activities, by = [torch.profiler.ProfilerActivity.CPU], "self_cpu_time_total"
-    if torch.cuda.is_available():
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-        by = "self_device_time_total"
-    step()
-    with torch.profiler.profile(activities=activities) as profiler:
-        step()
-    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, by))
-    total = sum(getattr(event, by) for event in events)
-    for event in events[:rows]:
-        print(f"profile        {event.key[:60]:60} {getattr(event, by) / total:6.1%}")
-
-
 def parse_flags(words=None):
     parser = script(__doc__)
     add = parser.add_argument
@@ -230,7 +215,6 @@ def parse_flags(words=None):
     add("--compile", action="store_true")
     add("--official", type=Path, help="a clone of the official repository, to run beside ours")
     add("--data", type=Path, help="a folder of images, to time reading it")
-    add("--profile", action="store_true", help="where the time of a training step goes")
     add("--side", choices=("ours", "official"), help=argparse.SUPPRESS)  # see serve
     return parser.parse_args(words)
 
@@ -249,8 +233,6 @@ def main():
     costs = compare(sys.argv[1:], sides, args.repeats)
     for work, count in zip(WORKS, (3, count_forwards(args.steps))):
         print_costs(work, costs[work], count * needed, args.batch, peak)
-    if args.profile:
-        print_profile(our_works(args, device)["training step"])
     print_input_speed(args, device)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_plane_is_orthonormal(D, d):
 
 
 def test_spiral_has_unit_variance_and_even_spacing():
-    """The ratio of signal and noise must not depend on D; and the picture's curve is evenly full."""
+    """The ratio of signal and noise must not depend on D; and the curve is evenly full."""
     points = toy.spiral(toy.quantiles(100_000))
     torch.testing.assert_close(points.mean(0), torch.zeros(2), atol=1e-3, rtol=0)
     torch.testing.assert_close(points.std(0), torch.ones(2), atol=1e-3, rtol=0)
@@ -82,7 +83,7 @@ def test_times_follow_their_law_one_from_each_part():
 
 
 def test_learning_rate_warms_up_stays_and_falls():
-    """At four times the width a quarter of the rate: else wide networks learn less than they can."""
+    """At four times the width a quarter of the rate: else wide networks learn less."""
     assert toy.learning_rate(100, 600, width=1024) == toy.LR / 4
     assert toy.learning_rate(100, 600, width=64) == toy.LR
     rates = [toy.learning_rate(step, 600) / toy.LR for step in (0, 49, 299, 450, 599)]
@@ -170,7 +171,8 @@ def test_fixed_skip_is_exact_for_a_perfect_network(kind):
         sigma = (1 - t[:, None]) / t[:, None]
         c_skip = 0.25 / (0.25 + sigma**2) / t[:, None]  # of z / t, sigma_d = 0.5
         torch.testing.assert_close(zero, c_skip * z, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(one - zero, (0.5 * sigma / (0.25 + sigma**2).sqrt()).expand(9, 4))
+        c_out = 0.5 * sigma / (0.25 + sigma**2).sqrt()
+        torch.testing.assert_close(one - zero, c_out.expand(9, 4))
 
 
 def test_gate_of_1_over_1_minus_t_leaves_x_to_the_network():
@@ -209,8 +211,8 @@ def test_every_study_names_its_networks():
 def test_command_leaves_numbers_points_and_picture(capsys):
     """In runs/figures, so that a first try replaces nothing; again drawn from the numbers alone."""
     toy.main(["--dims", "2", "8", "--steps", "2", "--seeds", "2"])
-    folder = (ROOT / "x").parent.cwd() / "runs/figures"
-    assert sorted(p.suffix for p in folder.iterdir()) == [".json", ".npz", ".png"]
+    folder = Path("runs/figures")
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".npz", ".png"]
     assert len(json.loads((folder / "toy_manifold.json").read_text())) == 2 * 2 * 6
     assert " +- " in capsys.readouterr().out
     picture = folder / "toy_manifold.png"
