@@ -326,11 +326,11 @@ def run(name, args):
     print(f"{path}: python figures/draw.py {name} --out {args.out}")
 
 
-def train_all(name, jobs, processes, settings, keep_found):
+def train_all(name, jobs, processes, shared, keep_found):
     """Each job, (cells, seed), in a process; a failure is told, and does not end the others."""
     pool, failed = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")), []
     try:
-        started = [pool.submit(work_or_end, *job, *settings) for job in jobs]
+        started = [pool.submit(work_or_end, *job, *shared) for job in jobs]
         for done in tqdm(as_completed(started), name, len(started), unit="network"):
             if done.exception():
                 failed.append(done.exception())

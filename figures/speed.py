@@ -8,9 +8,9 @@
 On a machine that does nothing else, believe the clock; where other work runs, the CPU time, with
 OMP_NUM_THREADS=1; on a GPU the clock.
 
-Each side, ours and the official code, runs in a process of its own; they take turns after a
-warm-up, --repeats rounds. Printed are medians, and for comparisons the median of the ratios within
-a round, and the fastest of each side: others' work can only slow a round down.
+Ours and the official code take turns after a warm-up, --repeats rounds. Printed are medians, and
+for comparisons the median of the ratios within a round, and the fastest of each side: others' work
+can only slow a round down.
 
 --official is a clone of github.com/LTH14/JiT, whose JiT is built with the sizes of --model; where
 there is no GPU, its .cuda() calls are made harmless and its torch.compile is taken off. The peak is
@@ -21,9 +21,7 @@ training step as three forwards.
 import argparse
 import functools
 import itertools
-import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -130,38 +128,14 @@ def official_works(args, device):
     return dict(zip(WORKS, (step, draw)))
 
 
-def serve(args, device):
-    """One side, in a process of its own: do the work that a line of stdin names, say its cost."""
-    works = dict(ours=our_works, official=official_works)[args.side](args, device)
-    for line in sys.stdin:
-        print(json.dumps(measure(works[line.strip()], device)), flush=True)
-
-
-def ask(process, work):
-    """Have a side do a work; returns what it cost."""
-    process.stdin.write(work + "\n")
-    process.stdin.flush()
-    answer = process.stdout.readline()
-    if not answer:
-        sys.exit("a side has ended; what it says stands above.")
-    return json.loads(answer)
-
-
-def compare(words, sides, repeats, warmup=2):
+def compare(sides, repeats, device, warmup=2):
     """{work: {side: [cost of each round]}}, the sides taking turns."""
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), *words, "--side"]
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    processes = {side: subprocess.Popen([*command, side], **pipes) for side in sides}
     costs = {work: {side: [] for side in sides} for work in WORKS}
-    try:
-        for work, _ in itertools.product(WORKS, range(warmup + repeats)):
-            for side, process in processes.items():
-                costs[work][side].append(ask(process, work))
-    finally:
-        for process in processes.values():
-            process.communicate()  # closes its stdin, at which it ends
-    return {work: {side: rounds[warmup:] for side, rounds in found.items()}
-            for work, found in costs.items()}  # fmt: skip
+    for work, i in itertools.product(WORKS, range(warmup + repeats)):
+        for side, works in sides.items():
+            cost = measure(works[work], device)
+            costs[work][side] += [cost] if i >= warmup else []
+    return costs
 
 
 def count_forwards(steps, **options):
@@ -215,22 +189,21 @@ def parse_flags(words=None):
     add("--compile", action="store_true")
     add("--official", type=Path, help="a clone of the official repository, to run beside ours")
     add("--data", type=Path, help="a folder of images, to time reading it")
-    add("--side", choices=("ours", "official"), help=argparse.SUPPRESS)  # see serve
     return parser.parse_args(words)
 
 
 def main():
     args, device = parse_flags(), jit.choose_device("auto")
-    if args.side:
-        return serve(args, device)
     _, products = count_cost(args.model, args.size, args.classes)
     needed, peak = 2 * args.batch * products, peak_flops(device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else device
     print(f"{args.model} at {args.size} px, batch {args.batch}, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}, {name}{', compiled' if args.compile else ''}; "
           f"peak {peak / 1e12:.3f} TFLOP/s")  # fmt: skip
-    sides = ["ours", "official"] if args.official else ["ours"]
-    costs = compare(sys.argv[1:], sides, args.repeats)
+    sides = dict(ours=our_works(args, device))
+    if args.official:
+        sides["official"] = official_works(args, device)
+    costs = compare(sides, args.repeats, device)
     for work, count in zip(WORKS, (3, count_forwards(args.steps))):
         print_costs(work, costs[work], count * needed, args.batch, peak)
     print_input_speed(args, device)
