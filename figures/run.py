@@ -249,13 +249,18 @@ def read_results(path):
         return kept, real, records, dict(tiles)
 
 
+def place_of(record):
+    return [record.get(part) for part in ("at", "seed", "size", "patch")]
+
+
 def keep(path, header, real, records):
-    """Add some (record, tiles) to NAME.json and NAME.npz."""
+    """Add some (record, tiles) to NAME.json and NAME.npz, instead of others at the same place."""
     _, old_real, old_records, tiles = read_results(path)
     for old, new in ((old_real, real), (old_records, records)):
         for record, pictures in new:
+            for key in [key for key in old if place_of(old[key]) == place_of(record)]:
+                del old[key], tiles[key]
             old[record["key"]], tiles[record["key"]] = record, pictures
-
     lines = [f'"{key}": {json.dumps(value)}' for key, value in header.items()]
     for name, part in (("real", old_real), ("records", old_records)):
         part = ",\n".join(json.dumps(record, ensure_ascii=False) for record in part.values())

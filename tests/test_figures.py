@@ -211,6 +211,16 @@ def test_a_study_is_trained_and_kept(two_cells, monkeypatch):
     assert list(more)[:3] == list(records) and [r["seed"] for r in more.values()] == [0, 0, 0, 1, 1]
 
 
+def test_a_record_replaces_that_of_its_place():
+    """When data or settings have changed, the old record and its tiles go."""
+    path = Path("a.json")
+    for key, w, colour in (("a", 1.0, 1), ("b", 2.0, 2), ("c", 1.0, 3)):
+        record = dict(key=key, at=dict(w=w), seed=0)
+        run.keep(path, {}, [], [(record, np.full(2, colour))])
+    _, _, records, tiles = run.read_results(path)
+    assert [(key, tiles[key][0]) for key in records] == [("b", 2), ("c", 3)] and len(tiles) == 2
+
+
 def test_own_pictures(monkeypatch):
     """Of any folder, with classes or none, under a name of its own; what does not fit is told."""
     for i in range(8):
@@ -233,7 +243,8 @@ def test_a_network_that_failed_does_not_lose_the_others(two_cells, monkeypatch):
     class Pool(Here):
         def submit(self, work, cells, *given):
             if not done:
-                return super().submit(lambda: done.append(1) or [(dict(key="a"), np.zeros(1))])
+                record = dict(key="a", at={}, seed=0)
+                return super().submit(lambda: done.append(1) or [(record, np.zeros(1))])
             failed = Future()
             failed.set_exception(jit.Stop("at step 1 the loss is nan.", 1))
             return failed
