@@ -533,7 +533,9 @@ def draw_ratio(results):
     left.set_ylabel("noise left in the samples", fontsize=13)
     right.set_ylabel("v-loss of new images", fontsize=13)
     right.plot([], "--", color=GREY, label="no training can get below")
-    right.legend(fontsize=11, loc="upper right")
+    left.plot([], "--", color=GREY, label="the law of what is left")
+    for ax in (left, right):
+        ax.legend(fontsize=11, loc="upper right")
     shown = [cell for cell in results.cells if cell.at["ratio"] in (0.25, 1, 4)]
     axes = draw_grid(bottom, results, shown, (1, 3, 4))
     for ax in axes[1:].flat:
