@@ -109,7 +109,7 @@ def draw_why(stored):
         if records:
             draw_errors(ax, records, field, error, joined=study in ("width", "intrinsic"))
         ax.set_xlabel(label, fontsize=11)
-        ax.set_title(finding, fontsize=11.5, loc="left")
+        ax.set_title(finding, fontsize=10, loc="left")
     draw_gates(axes[4], [record for record in stored.get("skip", []) if "gate" in record])
     axes[5].axis("off")
     axes[5].legend(handles=legend_lines(), loc="upper left", fontsize=11)
@@ -129,7 +129,7 @@ def draw_gates(ax, records):
         ax.plot(gates.keys(), gates.values(), "o-", **style)
     ax.set(xlabel="t", ylim=(0, 12))
     ax.set_ylabel("g for v,  −g for ε", fontsize=11)
-    ax.set_title(GATE_TITLE, fontsize=11.5, loc="left")
+    ax.set_title(GATE_TITLE, fontsize=10, loc="left")
 
 
 def main(words=None):
