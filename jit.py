@@ -691,10 +691,12 @@ class Images:
 
     def check_classes(self):
         """Stop where no image of a class can be read: it would not be learnt, yet sampled."""
+        def is_readable(i):
+            return self.pixels is not None or self.read(i) is not None
+
         for label, name in enumerate(self.names):
             indices = (self.labels == label).nonzero().flatten().tolist()
-            readable = bool(indices) and self.pixels is not None
-            readable = readable or any(self.read(i) is not None for i in indices)
+            readable = any(is_readable(i) for i in indices)
             check(readable, f"no image of class {name} can be read: mend it or delete it.")
 
 
@@ -789,12 +791,13 @@ def data_batches(data, places, seed, device, flip=False):
             continue
         n = len(data.labels)
         pixels, y = read_batch(data, [shuffled(n, seed, i // n)[i % n] for i in part])
-        if device.type == "cuda":  # from pinned memory a copy does not make the GPU wait
+        on_cuda = device.type == "cuda"
+        if on_cuda:  # from pinned memory a copy does not make the GPU wait
             pixels, y = pixels.pin_memory(), y.pin_memory()
-        x = pixels.to(device, non_blocking=device.type == "cuda").float() / 127.5 - 1
+        x = pixels.to(device, non_blocking=on_cuda).float() / 127.5 - 1
         if flip:
             x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
-        yield x, y.to(device, non_blocking=device.type == "cuda")
+        yield x, y.to(device, non_blocking=on_cuda)
 
 
 # ---- 7. FID and Inception Score, as torch-fidelity computes them ----
@@ -1119,13 +1122,22 @@ def draw_sheet(path, images, captions):
     write_whole(path, functools.partial(sheet.save, format="PNG"))
 
 
+def sample_classes(net, flow, n, names, wanted="", cfg=2.0, **settings):
+    """(captions, batches) of n images of the classes wanted, or of all, in turn.
+
+    Follows only what was trained: no classes after label_drop 1, guidance as guidance_weight says.
+    settings: of sample_images.
+    """
+    y, captions = pick_classes(n, net.classes if flow.label_drop < 1 else 0, names, wanted)
+    y, cfg = y.to(net.pos_embed.device), guidance_weight(cfg, net, flow)
+    return captions, sample_images(net, y, flow, net.shape, cfg=cfg, **settings)
+
+
 def draw_samples(path, net, flow, names, cfg):
     """A sheet of 40 samples. A training goes on without it where memory or disk are short."""
-    classes = net.classes if flow.label_drop < 1 else 0
     try:
-        y, captions = pick_classes(40, classes, names)
-        y, cfg = y.to(net.pos_embed.device), guidance_weight(cfg, net, flow)
-        draw_sheet(path, torch.cat(list(sample_images(net, y, flow, net.shape, cfg=cfg))), captions)
+        captions, batches = sample_classes(net, flow, 40, names, cfg=cfg)
+        draw_sheet(path, torch.cat(list(batches)), captions)
     except Exception as error:
         if explain(error) is None:  # a bug
             raise
@@ -1312,10 +1324,9 @@ def add_train_flags(parser):
     add("sample_every", train, positive_int, "steps from one sheet of samples to the next")
 
 
-def add_sampling_flags(parser, n):
-    """Flags of sample and eval. n: the default number of images."""
+def add_sampling_flags(parser, n, least):
+    """Flags of sample and eval. n, least: the usual and the smallest number of images."""
     add = functools.partial(add_flag, parser)
-    least = 2 if n > 100 else 1  # a covariance needs two
     words = f"a whole number, {least} or more"
     parser.add_argument("--n", type=in_range(int, least, words), default=n, help="number of images")
     parser.add_argument("--weights", default="ema1", choices=WEIGHTS, help="raw, or an average")
@@ -1341,7 +1352,7 @@ def parse_flags(words=None):
     add("run", type=some_path, help="run folder or checkpoint file, ours or the official code's")
     add("--classes", default="", help="names or numbers, with commas; they take turns")
     add("--png-dir", type=some_path, help="write every image to this folder")
-    add_sampling_flags(sampling, 40)
+    add_sampling_flags(sampling, n=40, least=1)
     measuring = commands.add_parser("eval", help="FID and Inception Score", **style)
     add = measuring.add_argument
     add("run", type=some_path, help="a run, a checkpoint file, or a folder of images")
@@ -1349,7 +1360,7 @@ def parse_flags(words=None):
     add("--reference", type=some_text, help="shapes, a folder or statistics; None: training data")
     add("--stats", type=some_path, help="write the reference's statistics to this .npz file")
     add("--inception", type=some_path, help="file of the Inception weights; None: a download")
-    add_sampling_flags(measuring, 1000)
+    add_sampling_flags(measuring, n=1000, least=2)  # a covariance needs two
     for each in commands.choices.values():
         add = each.add_argument
         add("--seed", type=natural, default=0, help="of all that is random")
@@ -1425,16 +1436,14 @@ def open_run(args, classes=""):
     check(args.interval[0] < args.interval[1], "--interval: from 0 to 1, the lower first.")
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
     flow.t_clip = args.t_clip or flow.t_clip
-    cfg = guidance_weight(args.cfg, net, flow)
-    if cfg != args.cfg and net.classes > 1:
+    if guidance_weight(args.cfg, net, flow) != args.cfg and net.classes > 1:
         print(f"no guidance: trained with --label-drop {flow.label_drop:g}", file=sys.stderr)
     check(not classes or flow.label_drop < 1, "--classes: trained without (--label-drop 1).")
     if args.compile:
         net.compile()
-    known = net.classes if flow.label_drop < 1 else 0
-    y, captions = pick_classes(args.n, known, config["names"], classes)
-    y, settings = y.to(net.pos_embed.device), flags_of(sample_images, args) | dict(cfg=cfg)
-    return net, config, captions, sample_images(net, y, flow, net.shape, **settings)
+    settings = flags_of(sample_images, args)
+    captions, batches = sample_classes(net, flow, args.n, config["names"], classes, **settings)
+    return net, config, captions, batches
 
 
 def run_sample(args):
@@ -1443,7 +1452,7 @@ def run_sample(args):
     check_writable(folder)
     is_free = not args.png_dir or not folder.exists() or not any(folder.iterdir())
     check(is_free, f"--png-dir {folder} is not empty: choose another.")
-    net, config, captions, batches = open_run(args, args.classes)
+    _, _, captions, batches = open_run(args, args.classes)
     folder.mkdir(parents=True, exist_ok=True)
     sheet = []
     for i, batch in enumerate(tqdm(batches, "sampling", math.ceil(args.n / args.batch_size))):
@@ -1576,9 +1585,10 @@ def main(words=None):
         lost = args.command == "eval" and getattr(sys.stdout, "failed", False)
         check(not lost, "the result could not be written: is the disk full?")
     except (Exception, KeyboardInterrupt) as error:
-        if explain(error) is None:
+        explained = explain(error)
+        if explained is None:
             raise
-        sentence, code = explain(error)
+        sentence, code = explained
         tqdm.write(f"jit.py: {sentence}", file=sys.stderr)
         return code
     finally:

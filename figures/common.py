@@ -17,9 +17,10 @@ def finish(work):
     try:
         work()
     except (Exception, KeyboardInterrupt) as error:
-        if jit.explain(error) is None:
+        explained = jit.explain(error)
+        if explained is None:
             raise
-        sentence, code = jit.explain(error)
+        sentence, code = explained
         print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
         return code
     return 0

@@ -86,7 +86,7 @@ def main(words=None):
     parser.add_argument("--seed", type=jit.natural, default=0, help="of all that is random")
     parser.add_argument("--device", default="auto", choices=("auto", *jit.DEVICES))
     parser.set_defaults(compile=False)
-    jit.add_sampling_flags(parser, 1000)
+    jit.add_sampling_flags(parser, 1000, least=2)
     args = parser.parse_args(words)
     return finish(lambda: print(json.dumps(report(args))))
 
