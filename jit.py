@@ -28,13 +28,13 @@ Differences from the paper and its official code, github.com/LTH14/JiT:
  2. On CUDA attention is in bf16 and tokens between blocks in fp32; there it is the other way round.
  3. Guidance is one batch with and without class; where its weight is 1, with class alone.
  4. The memory of the averaged weights (EMA) grows with the run, so that short runs can use them.
- 5. Noise is seeded per step and image: a run resumes (on a CPU to the bit), an image ignores its
-    batch.
+ 5. Noise is seeded per step and image: runs resume, and an image does not depend on its batch.
  6. The noise has a standard deviation of 1 below 256 px, where the paper's rule says size / 256.
  7. The default learning rate grows with the root of the batch, there with the batch itself.
 """
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -47,7 +47,6 @@ import re
 import sys
 import time
 import unicodedata
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -258,29 +257,6 @@ def sample_images(net, y, flow, shape, seed=0, batch_size=50, cfg=2.0, interval=
 
 
 # ---- 4. The network: a Vision Transformer (paper Figure 3), named as in released checkpoints ----
-
-MODELS = {  # paper Table 9; Ti and S are ours, for a CPU and a small GPU
-    "Ti": dict(depth=4, width=128, heads=4, bottleneck=32, context_tokens=4, context_start=1),
-    "S": dict(depth=12, width=384, heads=6, bottleneck=64, context_tokens=16, context_start=4),
-    "B": dict(depth=12, width=768, heads=12, bottleneck=128, context_tokens=32, context_start=4),
-    "L": dict(depth=24, width=1024, heads=16, bottleneck=128, context_tokens=32, context_start=8),
-    "H": dict(depth=32, width=1280, heads=16, bottleneck=256, context_tokens=32, context_start=10),
-    "G": dict(depth=40, width=1664, heads=16, bottleneck=256, context_tokens=32, context_start=10),
-}
-MODELS["H"]["dropout"] = MODELS["G"]["dropout"] = 0.2
-
-
-def default_recipe(model, batch_size):
-    """The learning rate of a model of MODELS, and the share of the run in which it falls to 0.
-
-    B to G: 2e-4 at a batch of 1,024 (Table 9), times the root of the batch, as the noise of Adam's
-    steps asks for (Malladi et al. 2022). Ti and S: found by trying, for short runs.
-    """
-    if model == "Ti":
-        return dict(lr=4e-3, cooldown=0.5)
-    if model == "S":
-        return dict(lr=5e-4, cooldown=0.5)
-    return dict(lr=2e-4 * math.sqrt(batch_size / 1024), cooldown=0.0)
 
 
 class PatchEmbed(nn.Module):
@@ -605,26 +581,16 @@ SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "tes
 MEMORY_LIMIT = 4 * 2**30  # bytes; a folder with more pixels is read again in every epoch
 
 
-def to_eight_bits(image, white):
-    """A grey PIL image of 16 bits as one of 8; `white` becomes 255, as does what is transparent."""
-    pixels = np.asarray(image)
-    pixels = np.where(pixels == image.info.get("transparency"), white, pixels)
-    return Image.fromarray((pixels / (white / 255)).round().astype(np.uint8))
-
-
 def crop(image, size, channels):
     """PIL image to uint8 (C, size, size), upright, on white, by ADM's centre crop, as officially.
 
-    Raises ValueError where the range of its pixels is not known, and for very long images.
+    Raises ValueError for more than 8 bits, whose range is not known, and for very long images.
     """
-    if image.mode in ("I", "F") and image.format != "PNG":
-        raise ValueError(f"pixels of mode {image.mode} may have any range")
+    if image.mode[0] in "IF":
+        raise ValueError("its pixels have more than 8 bits: convert it")
     if max(image.size) > 100 * min(image.size):
         raise ValueError(f"{image.width} x {image.height} pixels have no centre to speak of")
-    bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16  # BitsPerSample
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = to_eight_bits(image, 2**bits - 1)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -691,30 +657,15 @@ class Images:
 
     def check_classes(self):
         """Stop where no image of a class can be read: it would not be learnt, yet sampled."""
-        def is_readable(i):
-            return self.pixels is not None or self.read(i) is not None
-
         for label, name in enumerate(self.names):
             indices = (self.labels == label).nonzero().flatten().tolist()
-            readable = any(is_readable(i) for i in indices)
+            readable = any(self.pixels is not None or self.read(i) is not None for i in indices)
             check(readable, f"no image of class {name} can be read: mend it or delete it.")
 
 
-def find_files(root):
-    """All files under a folder, sorted, but hidden ones.
-
-    Links are followed at the top only: one below could lead to a folder that holds it.
-    """
-    tops = [path for path in root.iterdir() if path.name[0] != "."]
-    files = [path for path in tops if not path.is_dir()]
-    for top in set(tops) - set(files):
-        check(os.access(top, os.R_OK | os.X_OK), f"{top} cannot be read.")
-        circular = root.resolve().is_relative_to(top.resolve())
-        check(not circular, f"{top} is a link to a folder that holds it.")
-        for path in top.rglob("*"):  # a folder that cannot be opened counts as a file, to be told
-            if path.is_symlink() or not path.is_dir() or not os.access(path, os.R_OK):
-                files.append(path)
-    return sorted(path for path in files if "/." not in path.relative_to(root.parent).as_posix())
+def plain_text(text):
+    """An accented letter is one character or two, by who wrote it: here one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def fingerprint(root, paths):
@@ -728,26 +679,31 @@ def fingerprint(root, paths):
 
 
 def find_images(name, shape):
-    """The Images of FOLDER/CLASS/**, or of FOLDER itself without classes: sorted, not yet read."""
+    """The Images of FOLDER/CLASS/**, or of FOLDER itself without classes: sorted, not yet read.
+
+    Links are followed at the top only: one below could lead to a folder that holds it.
+    """
     root = Path(name)
     check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
+    folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
+    for folder in folders:
+        circular = root.resolve().is_relative_to(folder.resolve())
+        check(not circular, f"{folder} is a link to a folder that holds it.")
+    files = [*root.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
+    files = sorted(path for path in files if not path.is_dir()
+                   and "/." not in path.relative_to(root.parent).as_posix())  # hidden
     Image.init()  # PIL then knows all types of files that it can open
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
-    files = find_files(root)
     paths = [path for path in files if path.suffix.lower() in known]
     nested = [path for path in paths if path.parent != root]
-    left_out = Counter(p.suffix or "no suffix" for p in files if p.suffix.lower() not in known)
-    left_out["beside the class folders"] = len(paths) - len(nested or paths)
-    classes = [path.relative_to(root).parts[0] for path in nested]
+    classes = [plain_text(path.relative_to(root).parts[0]) for path in nested]
     names, labels = np.unique(classes, return_inverse=True)
     names, paths = names.tolist(), nested or paths
     class_list = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    line = f"{root}: {len(paths)} images, {len(names)} classes{': ' if names else ''}{class_list}"
-    for kind, n in left_out.items():
-        line += f"; left out {n} ({kind})" if n else ""
-    folders = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
-    empty = sorted(folders - set(names))
-    print(line + (f"; no images in {', '.join(empty[:10])}" if empty else ""))
+    empty = sorted({plain_text(folder.name) for folder in folders} - set(names))
+    print(f"{root}: {len(paths)} images, {len(names)} classes: {class_list or 'none'}; "
+          f"left out {len(files) - len(paths)} other files"
+          + (f"; no images in {', '.join(empty[:10])}" if empty else ""))
     check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or *.jpg without classes.")
     is_split = names and SPLITS.issuperset(name.lower() for name in names)
     check(not is_split, f"{root} is split into {class_list}: give one.")
@@ -932,7 +888,31 @@ def inception_score(logits, splits=10):
     return float(np.mean(scores)), float(np.std(scores))
 
 
-# ---- 8. Runs: checkpoints, log, pictures, and the training loop ----
+# ---- 8. Runs: models, checkpoints, log, pictures, and the training loop ----
+
+MODELS = {  # paper Table 9; Ti and S are ours, for a CPU and a small GPU
+    "Ti": dict(depth=4, width=128, heads=4, bottleneck=32, context_tokens=4, context_start=1),
+    "S": dict(depth=12, width=384, heads=6, bottleneck=64, context_tokens=16, context_start=4),
+    "B": dict(depth=12, width=768, heads=12, bottleneck=128, context_tokens=32, context_start=4),
+    "L": dict(depth=24, width=1024, heads=16, bottleneck=128, context_tokens=32, context_start=8),
+    "H": dict(depth=32, width=1280, heads=16, bottleneck=256, context_tokens=32, context_start=10),
+    "G": dict(depth=40, width=1664, heads=16, bottleneck=256, context_tokens=32, context_start=10),
+}
+MODELS["H"]["dropout"] = MODELS["G"]["dropout"] = 0.2
+
+
+def default_recipe(model, batch_size):
+    """The learning rate of a model of MODELS, and the share of the run in which it falls to 0.
+
+    B to G: 2e-4 at a batch of 1,024 (Table 9), times the root of the batch, as the noise of Adam's
+    steps asks for (Malladi et al. 2022). Ti and S: found by trying, for short runs.
+    """
+    if model == "Ti":
+        return dict(lr=4e-3, cooldown=0.5)
+    if model == "S":
+        return dict(lr=5e-4, cooldown=0.5)
+    return dict(lr=2e-4 * math.sqrt(batch_size / 1024), cooldown=0.0)
+
 
 CHECKPOINT = "checkpoint-last.pth"  # the official code's name
 WEIGHTS = {"raw": "model", "ema1": "model_ema1", "ema2": "model_ema2"}  # --weights: key in the file
@@ -977,8 +957,6 @@ def load_checkpoint(path):
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # flags of the official code
             checkpoint = torch.load(path, "cpu", weights_only=True, mmap=os.name != "nt")
-        if "settings" in checkpoint:
-            raise ValueError("it is of an earlier jit.py; train it anew")
         for key in WEIGHTS.values():
             named = checkpoint.get(key, {}).items()
             prefix = "^((net|module|_orig_mod)[.])+"
@@ -1022,7 +1000,6 @@ def load_run(path, weights, device, network=JiT):
         flags = checkpoint.get("args") or {}
         flags = flags if isinstance(flags, dict) else vars(flags)
         config = checkpoint.get("config") or official_config(checkpoint["model"], flags)
-        config["flow"].pop("t_law", None)  # of earlier runs
         net = network(**config["network"])
         net.load_state_dict(checkpoint[WEIGHTS[weights]])
         if not all(p.isfinite().all() for p in net.parameters()):
@@ -1091,16 +1068,14 @@ def guidance_weight(cfg, net, flow):
 
 def pick_classes(n, classes, names=(), wanted=""):
     """For n images the numbers (n,) and names of classes: those wanted, or all, in turn."""
-    # Accented letters are one or two characters: NFC makes them one.
-    plain = [unicodedata.normalize("NFC", name) for name in names]
-    wanted = unicodedata.normalize("NFC", wanted)
-    words = [wanted] if wanted in plain else wanted.split(",")  # a name may hold a comma
+    wanted = plain_text(wanted)
+    words = [wanted] if wanted in names else wanted.split(",")  # a name may hold a comma
     chosen = []
     for word in words if wanted else []:
-        is_known = word in plain or (word.isdecimal() and int(word) < classes)
+        is_known = word in names or (word.isdecimal() and int(word) < classes)
         examples = ", ".join(names[:9]) or "numbers"
         check(is_known, f"--classes {word}: there are {classes} classes, as {examples}.")
-        chosen.append(plain.index(word) if word in plain else int(word))
+        chosen.append(names.index(word) if word in names else int(word))
     chosen = chosen or list(range(classes)) or [NO_CLASS]
     y = [chosen[i % len(chosen)] for i in range(n)]
     captions = {NO_CLASS: ""} | dict(enumerate(names))
@@ -1133,29 +1108,26 @@ def sample_classes(net, flow, n, names, wanted="", cfg=2.0, **settings):
     return captions, sample_images(net, y, flow, net.shape, cfg=cfg, **settings)
 
 
-def draw_samples(path, net, flow, names, cfg):
-    """A sheet of 40 samples. A training goes on without it where memory or disk are short."""
+@contextlib.contextmanager
+def optional(name):
+    """What a training goes on without where memory or disk are short; a line says so."""
     try:
-        captions, batches = sample_classes(net, flow, 40, names, cfg=cfg)
-        draw_sheet(path, torch.cat(list(batches)), captions)
+        yield
     except Exception as error:
         if explain(error) is None:  # a bug
             raise
-        tqdm.write(f"no {path}: {error}", file=sys.stderr)
+        tqdm.write(f"no {name}: {error}", file=sys.stderr)
 
 
-def append_line(path, line):
-    """Add a line to the log. A training goes on where it cannot be written."""
-    try:
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        tqdm.write(f"no line of step {line['step']} in {path}: {error}", file=sys.stderr)
+def draw_samples(path, net, flow, names, cfg):
+    """A sheet of 40 samples."""
+    captions, batches = sample_classes(net, flow, 40, names, cfg=cfg)
+    draw_sheet(path, torch.cat(list(batches)), captions)
 
 
 def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, warmup=100,
           cooldown=0.5, flip=False, seed=0, log_every=50, save_every=500, sample_every=1000,
-          cfg=2.0, compile=False, data_name="", loss_function=training_loss):  # fmt: skip
+          cfg=2.0, data_name="", loss_function=training_loss):  # fmt: skip
     """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets.
 
     net: a JiT, or a module with its arguments, shape, patch, classes and pos_embed; accum: parts
@@ -1170,17 +1142,14 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
     # What is trained: the network, and two averages of its weights.
     networks = {"model": net} | {key: copy.deepcopy(net).eval() for key in AVERAGES}
     optimizer = torch.optim.AdamW(parameters, lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    if compile:
-        net.compile()
-    model = net
-    if world > 1:
-        model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+    ddp = nn.parallel.DistributedDataParallel
+    model = ddp(net, broadcast_buffers=False) if world > 1 else net
     # Where it goes on: with the same config, but for the place of the data.
-    recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, cooldown=cooldown)
-    recipe |= dict(flip=flip, seed=seed)
-    config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe)
-    config |= dict(names=list(data.names), images=len(data.labels), data=data_name)
-    config["fingerprint"] = data.fingerprint
+    recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, cooldown=cooldown,
+                  flip=flip, seed=seed)  # fmt: skip
+    config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe,
+                  names=list(data.names), images=len(data.labels), data=data_name,
+                  fingerprint=data.fingerprint)  # fmt: skip
     done = resume(out, networks, optimizer, config)
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
@@ -1192,7 +1161,8 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
     bar = tqdm(range(done + 1, steps + 1), out.name, steps, initial=done, disable=rank > 0)
     seen, logged, clock, saved_at = [], done, time.perf_counter(), time.perf_counter()
     for step in bar:
-        # The step: gradients of all parts, weights, averages.
+        if device.type != "cpu":
+            optimizer.zero_grad()  # frees memory for the forward pass
         for part in parts:
             torch.manual_seed(mix_seed(seed, step, part))  # whether it was stopped or not
             x, y = next(batches)
@@ -1207,28 +1177,27 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
         optimizer.step()
         for key, (decay, window) in AVERAGES.items():
             update_average(list(networks[key].parameters()), parameters, decay, window, step)
-        # Then log, save, draw.
+        # Now and then: log, save, draw.
         last, now = step == steps, time.perf_counter()
         save = last or step % save_every == 0 or now - saved_at > SAVE_SECONDS
-        if save or step % log_every == 0:
-            line = dict(step=step, lr=rate) | summarize(seen, parameters)
-            check_finite(line)
-            line["images_per_s"] = (step - logged) * batch_size / (time.perf_counter() - clock)
-            line["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-            bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
-            if rank == 0:
-                append_line(out / "log.jsonl", line)
-            seen, logged, clock = [], step, time.perf_counter()
-        if device.type != "cpu":
-            optimizer.zero_grad()  # frees memory, which a GPU's allocator keeps at hand
-        pause = time.perf_counter()
-        if save and rank == 0:
-            save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
+        draw = last or step % sample_every == 0
+        if not (save or draw or step % log_every == 0):
+            continue
+        line = dict(step=step, lr=rate) | summarize(seen, parameters)
+        check_finite(line)
+        line["images_per_s"] = (step - logged) * batch_size / (time.perf_counter() - clock)
+        line["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+        if rank == 0:
+            with optional(f"line of step {step} in the log"), open(out / "log.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+            if save:
+                save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
+            if draw:
+                with optional(sheet := f"samples-{step:06d}.png"):
+                    draw_samples(out / sheet, networks["model_ema1"], flow, data.names, cfg)
         saved_at = time.perf_counter() if save else saved_at
-        if rank == 0 and (last or step % sample_every == 0):
-            sheet = out / f"samples-{step:06d}.png"
-            draw_samples(sheet, networks["model_ema1"], flow, data.names, cfg)
-        clock += time.perf_counter() - pause  # images a second are those of training alone
+        seen, logged, clock = [], step, time.perf_counter()
     if rank == 0:
         print(f"done, {max(done, steps)} steps; more images with: python jit.py sample {out}")
 
@@ -1236,27 +1205,25 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
 # ---- 9. The command line ----
 
 
-def in_range(number, low, words, high=2.0**62):
-    """A type of argparse: int or float (number) from low to high. words say so in the error."""
+def number(kind, low, high=2**62):
+    """A type of argparse: an int or a float (kind) from low to high."""
     def parse(text):
-        try:
-            value = number(text)
-        except ValueError:
-            value = math.nan  # which no range holds
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is not {words}")
+        value = kind(text)
+        if not low <= value <= high:  # nan is in no range
+            limits = f"{low} or more" if high == 2**62 else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"'{text}' is not {limits}")
         return value
 
+    parse.__name__ = kind.__name__  # argparse names it where text is no number
     return parse
 
 
-positive_int = in_range(int, 1, "a whole number, 1 or more")
-natural = in_range(int, 0, "a whole number, 0 or more")
-positive = in_range(float, 1e-12, "a number above 0")
-fraction = in_range(float, 0, "a number from 0 to 1", high=1)
-positive_fraction = in_range(float, 1e-12, "a number above 0, 1 at most", high=1)
-weight = in_range(float, 0, "a number, 0 or more")
-any_number = in_range(float, -(2.0**62), "a number")
+positive_int = number(int, 1)
+natural = number(int, 0)
+positive = number(float, 1e-12)
+weight = number(float, 0)
+fraction = number(float, 0, 1)
+positive_fraction = number(float, 1e-12, 1)
 
 
 def some_text(text):
@@ -1267,7 +1234,7 @@ def some_text(text):
 
 
 def some_path(text):
-    """A type of argparse: a path."""
+    """A type of argparse: a Path."""
     return Path(some_text(text))
 
 
@@ -1306,7 +1273,7 @@ def add_train_flags(parser):
     add("qk_norm", JiT, bool, "normalised queries and keys (Table 4)")
     add("pred", Flow, ("x", "eps", "v"), "what the network predicts")
     add("loss", Flow, ("x", "eps", "v"), "where prediction and truth are compared")
-    add("mu", Flow, any_number, "mean of logit(t); lower is noisier (Table 3)")
+    add("mu", Flow, number(float, -1e9, 1e9), "mean of logit(t); lower is noisier (Table 3)")
     add("sigma", Flow, positive, "standard deviation of logit(t)")
     add("noise_scale", Flow, positive, "of eps; None: size / 256, at least 1", None)
     add("label_drop", Flow, fraction, "share of images without their class")
@@ -1327,8 +1294,7 @@ def add_train_flags(parser):
 def add_sampling_flags(parser, n, least):
     """Flags of sample and eval. n, least: the usual and the smallest number of images."""
     add = functools.partial(add_flag, parser)
-    words = f"a whole number, {least} or more"
-    parser.add_argument("--n", type=in_range(int, least, words), default=n, help="number of images")
+    parser.add_argument("--n", type=number(int, least), default=n, help="number of images")
     parser.add_argument("--weights", default="ema1", choices=WEIGHTS, help="raw, or an average")
     add("t_clip", Flow, positive_fraction, "smallest 1 - t in a division; None: the run's", None)
     add("batch_size", sample_images, positive_int, "images at a time")
@@ -1422,6 +1388,8 @@ def run_train(args):
         net = JiT(**network, classes=len(data.names)).to(device)
     except ValueError as error:  # sizes that do not fit
         raise Stop(str(error)) from error
+    if args.compile:
+        net.compile()
     try:
         settings = flags_of(train, args) | dict(data=data, data_name=args.data)
         train(net, Flow(**flags_of(Flow, args)), **settings)

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from jit import check_writable, convert, flow_loss, in_range, integrate, interpolate
-from jit import natural, positive_int, write_whole
+from jit import check_writable, convert, flow_loss, integrate, interpolate
+from jit import natural, number, positive_int, write_whole
 
 PREDS = ("x", "eps", "v")  # what a network can predict
 REFERENCES = ("data", "oracle", "noise")  # new data, best possible denoiser, noise as it is
@@ -299,7 +299,7 @@ def save_picture(path, figure, command):
 def parse(words=None):
     style = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = add_flags(argparse.ArgumentParser(description=__doc__, **style))
-    dimension = in_range(int, 2, "a whole number from 2 to 16384", high=2**14)
+    dimension = number(int, 2, high=2**14)
     parser.add_argument("--dims", type=dimension, nargs="+", default=DIMS, help="values of D")
     return parser.parse_args(words)
 

@@ -156,7 +156,8 @@ def test_names_of_any_kind(capsys):
     assert train("--data", "d", "--out", "r", "--steps", 1) == 0
     assert "--classes cow" in refused(capsys, "sample", "r", "--classes", "cow")
     names = load("r")["config"]["names"]
-    for word, name in (("7", "7"), ("a,b", "a,b"), ("caf\u00e9", "cafe\u0301")):
+    for word, name in (("7", "7"), ("a,b", "a,b"), ("caf\u00e9", "caf\u00e9"),
+                       ("cafe\u0301", "caf\u00e9")):  # fmt: skip
         y, captions = jit.pick_classes(2, len(names), names, word)
         assert y.tolist() == [names.index(name)] * 2 and captions == [name] * 2
         assert call("sample", "r", *FEW, "--classes", word) == 0
