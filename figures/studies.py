@@ -102,7 +102,7 @@ def digest(*parts):
 
 # ---- The first picture: width of the network / numbers of a patch ----
 
-RATIO = dict(size=32, patch=8)  # 16 tokens of 192 numbers
+RATIO = dict(size=32, patch=8, rope=True, qk_norm=True)  # 16 tokens of 192 numbers
 
 
 def ratio_cell(at, width, patch=8, pred="x", **more):
