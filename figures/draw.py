@@ -29,7 +29,8 @@ LABELS = dict(
     solver=dict(heun="Heun", euler="Euler"),
     low={0.0: "guidance at all t", 0.1: "for t > 0.1"},
     patch="patches of {numbers} numbers", mu="μ = {}", w="w = {:g}", steps="{} steps",
-    r={16: "r = 16", 128: "r = 128", 512: "r = 512", 0: "none"}, size="{} px, patch {patch}", 
+    r={0: "none"} | {r: f"r = {r}" for r in (4, 32, 128)}, size="{} px, patch {patch}",
+    rate={0.25: "rate / 4", 0.5: "rate / 2", 1: "our rate", 2: "rate × 2", "long": "4 × steps"},
     ratio={0.25: "ratio 1/4", 0.5: "ratio 1/2", 0.75: "ratio 3/4", 1: "ratio 1", 1.5: "ratio 3/2",
            2: "ratio 2", 4: "ratio 4"},
 )  # fmt: skip
@@ -42,7 +43,7 @@ def label(coordinate, value, cell=None):
     if isinstance(words, dict):
         return words.get(value, str(value))
     patch = cell.net["patch"] if cell else 0
-    return words.format(value, patch=patch, numbers=3 * patch**2).replace("-", "−")
+    return words.format(value, patch=patch, numbers=cell.net["channels"] * patch**2 if cell else 0).replace("-", "−")
 
 
 def distinct(cells, coordinate):

@@ -2,7 +2,7 @@
 
     python figures/run.py ratio                          seed 0 of every cell
     python figures/run.py ratio --seeds 3                and two more, where a claim needs them
-    python figures/run.py predictions --data digits --size 28 --patches 14 4 --no-flip
+    python figures/run.py predictions --data digits --size 28 --patches 14 7 --channels 1
                                                          the same on your pictures, digits/CLASS/*
 
 Networks lie in runs/studies. Leaves OUT/NAME.json, a record a cell and seed, and OUT/NAME.npz, six
@@ -39,7 +39,7 @@ import torch.nn.functional as F
 import variants
 from common import ROOT, finish, jit, real_images, version_of
 from rfd import feature_moments
-from studies import FLOW, SAMPLE, SHOWN, SIZE, STUDIES, TIMES, TRAIN, digest, settings
+from studies import FLOW, SAMPLE, SHOWN, STUDIES, TIMES, TRAIN, digest, settings
 from style import script_to_out
 from tqdm import tqdm
 
@@ -295,10 +295,16 @@ def command_of(args):
     words = ["python", "figures/run.py", args.study]
     words += ["--seeds", str(args.seeds)] if args.seeds > 1 else []
     words += ["--data", args.data] if args.data else []
-    words += ["--size", str(args.size)] if args.patches else []
-    words += ["--patches", *map(str, args.patches)] if args.patches else []
+    for name, value in own_sizes(args).items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     words += ["--flip"] * bool(args.flip) + ["--tiny"] * args.tiny
     return shlex.join(words)
+
+
+def own_sizes(args):
+    """What is given of the sizes of own pictures: arguments of a study."""
+    known = dict(size=args.size, patches=args.patches, channels=args.channels)
+    return {name: value for name, value in known.items() if value}
 
 
 def run(name, args):
@@ -308,12 +314,12 @@ def run(name, args):
         jit.check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
     study = STUDIES[name]
-    own = dict(size=args.size, patches=args.patches) if args.patches else {}
-    has_own_sizes = "patches" not in inspect.signature(study.cells).parameters
-    jit.check(not own or not has_own_sizes, f"{name} has its own sizes: leave out --patches.")
-    divides = not own or not any(args.size % patch for patch in args.patches)
-    jit.check(divides, f"--patches must divide --size, {args.size}.")
+    own = own_sizes(args)
+    takes = inspect.signature(study.cells).parameters
+    jit.check(own.keys() <= takes.keys(), f"{name} has its own sizes: leave out --size.")
     cells = [tiny(cell) if args.tiny else cell for cell in study.cells(**own)]
+    divides = all(cell.net["size"] % cell.net["patch"] == 0 for cell in cells)
+    jit.check(divides, "--patches must divide --size.")
     data, flip = args.data or study.data, bool(args.flip)
     name += f"_{Path(data).name}" if data != study.data else ""
     path, runs = args.out / f"{name}.json", args.runs
@@ -355,8 +361,9 @@ def main(words=None):
     add("--seeds", type=jit.positive_int, default=1, help="trainings of the cells that repeat")
     add("--jobs", type=jit.positive_int, default=os.cpu_count(), help="networks at a time")
     add("--data", help="shapes, or a folder of images; None: the study's")
-    add("--size", type=jit.positive_int, default=SIZE, help="side of the images, with --patches")
+    add("--size", type=jit.positive_int, help="side of the images")
     add("--patches", type=jit.positive_int, nargs=2, help="side of large and of small patches")
+    add("--channels", type=int, choices=(1, 3), help="1: grey images")
     add("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the images")
     add("--tiny", action="store_true", help="two steps of small networks, to try")
     add("--runs", type=Path, default=ROOT / "runs" / "studies", help="folder of the networks")

@@ -5,9 +5,9 @@ draws from these two. Nothing here is imported from jit.py: a cell holds the arg
 (or a class of variants.py), jit.Flow, jit.train and jit.sample_images as plain values, and its
 place as coordinates, `at`. What a coordinate is called in a picture stands in draw.py.
 
-The networks of Tables 2, 3, 10 and Figure 4 are, as in the paper, without RoPE, qk-norm, in-context
-tokens, guidance interval and (but for Figure 4) bottleneck. The paper sweeps guidance and the
-average of the weights for each entry; here both stay.
+Most networks are 192 wide, for patches of 192 numbers: as in the paper's Table 2 (a) the width is
+what a patch has, so that a network could put out noise. The paper sweeps guidance and the average
+of the weights for each entry; here both stay.
 
 To add a study: a generator of Cells under @study, and a row in figures/README.md. Cells that need
 the same network share it, across studies too.
@@ -21,12 +21,10 @@ from itertools import product
 PREDS = ("x", "eps", "v")
 TI = dict(depth=4, width=128, heads=4, bottleneck=32, context_tokens=4, context_start=1,
           dropout=0.0, rope=True, qk_norm=True, channels=3)  # fmt: skip
-BARE = TI | dict(rope=False, qk_norm=False, context_tokens=0)
-PLAIN = BARE | dict(bottleneck=0)
-SIZE, PATCHES = 32, (16, 4)  # of Table 2: four tokens of 768 numbers, or 64 of 48
+WIDE = dict(size=32, patch=8, depth=4, width=192, heads=6, bottleneck=0, context_tokens=0,
+            context_start=1, dropout=0.0, rope=True, qk_norm=True, channels=3)  # fmt: skip
 FLOW = dict(pred="x", loss="v", mu=-0.8, sigma=0.8, noise_scale=1.0, label_drop=0.1, t_clip=0.05)
-TRAIN = dict(steps=5000, batch_size=32, lr=2e-3, warmup=100, cooldown=1.0)
-SMALL_STEPS = dict(x=6000, eps=9000, v=6000)  # on small patches, of 16 images each
+TRAIN = dict(steps=4000, batch_size=16, lr=2e-3 * 128 / 192, warmup=100, cooldown=1.0)
 DEFAULT = dict(steps=5000, batch_size=16, lr=4e-3, cooldown=0.5)  # of `python jit.py train`
 SAMPLE = dict(solver="heun", cfg=2.0, sampling_steps=25, batch_size=50, interval=(0.0, 1.0))
 LATER = dict(interval=(0.1, 1.0))
@@ -100,109 +98,105 @@ def digest(*parts):
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-# ---- The first picture: width of the network / numbers of a patch ----
+# ---- Width of the network / numbers of a patch ----
 
-RATIO = dict(size=32, patch=8, rope=True, qk_norm=True)  # 16 tokens of 192 numbers
+# Below 1 the last layer, Linear(width, numbers), cannot put out noise; at 1, where the paper's
+# Table 2 (a) stands, it can. Images of 32 px have 16 patches of 192 numbers, or 64 of 48.
 
 
-def ratio_cell(at, width, patch=8, pred="x", **more):
-    """A plain network of some width, head dimension about 32, at a rate that suits the width."""
-    heads = max(1, round(width / 32))
-    net = PLAIN | RATIO | dict(patch=patch, width=width, heads=heads) | more.pop("net", {})
-    train = dict(steps=4000, batch_size=16, lr=2e-3 * 128 / width)
-    return Cell(at, net, dict(pred=pred), train, **more)
+def of_width(width):
+    """The network and the learning rate of a width."""
+    net = WIDE | dict(width=width, heads=max(1, round(width / 32)))
+    return net, dict(lr=2e-3 * 128 / width)
 
 
 @study("Three predictions, and the width of the network as a share of the numbers of a patch",
        row="ratio", column="pred", real="row")  # fmt: skip
 def ratio():
-    """Beside a ratio below 1 the last layer, Linear(width, numbers), cannot put out noise."""
     sizes = [(48, 8), (96, 8), (144, 8), (192, 8), (288, 8), (384, 8), (192, 4)]
     for (width, patch), pred in product(sizes, PREDS):
         share = width / (3 * patch**2)
-        repeat = share in (0.25, 1, 4)
-        yield ratio_cell(dict(ratio=share, pred=pred), width, patch, pred, repeat=repeat)
+        net, train = of_width(width)
+        yield Cell(dict(ratio=share, pred=pred), net | dict(patch=patch), dict(pred=pred), train,
+                   repeat=share in (0.25, 1, 4))  # fmt: skip
 
 
 @study("How much of the noise is left that a narrow network cannot put out: one law",
        row="ratio", column="kind")  # fmt: skip
 def leftover():
     """x_pred = c_skip z + c_out net, from x-prediction (c_skip = 0) to eps-prediction (1 / t)."""
-    for kind in ("x", "linear", "edm", "v", "eps"):
-        at, is_pred = dict(ratio=0.25, kind=kind), kind in PREDS
-        if is_pred:
-            yield ratio_cell(at, 48, pred=kind)
+    for kind, fid in dict(x=8.62, linear=46.25, edm=35.49, v=96.53, eps=372.38).items():
+        at, (net, train) = dict(ratio=0.25, kind=kind), of_width(48)
+        if kind in PREDS:
+            yield Cell(at, net, dict(pred=kind), train, paper=fid)
         else:
-            yield ratio_cell(at, 48, variant="Preconditioned", net=dict(kind=kind))
+            net = net | dict(kind=kind)
+            yield Cell(at, net, train=train, variant="Preconditioned", paper=fid)
+
+
+@study("Nine ways to denoise (Table 2)",
+       panel="patch", row="loss", column="pred", real="row",
+       framed=dict(patch=8, loss="v", pred="x"))  # fmt: skip
+def nine(size=32, patches=(8, 4), channels=3):
+    fids = [(10.14, 379.21, 107.55, 10.45, 394.58, 126.88, 8.62, 372.38, 96.53),
+            (5.76, 6.20, 6.12, 3.56, 4.02, 3.76, 3.55, 3.63, 3.46)]  # fmt: skip
+    for patch, fids_of_patch in zip(patches, fids):
+        for (loss, pred), fid in zip(product(PREDS, PREDS), fids_of_patch):
+            net = WIDE | dict(size=size, patch=patch, channels=channels)
+            flow = dict(pred=pred, loss=loss)
+            yield Cell(dict(patch=patch) | flow, net, flow, paper=fid, repeat=loss == "v")
+
+
+@study("Three predictions on patches of as many numbers as the network is wide, and of a quarter",
+       row="patch", column="pred", real="row")  # fmt: skip
+def predictions(size=32, patches=(8, 4), channels=3):
+    return (cell for cell in nine(size, patches, channels) if cell.at["loss"] == "v")
+
+
+@study("The v-loss of three predictions (Figure 7)", panel="patch", row="loss", column="pred")
+def lossbyt():
+    return predictions()
+
+
+@study("Is it the recipe? Four rates, and for v four times the steps", row="pred", column="rate",
+       real="column")  # fmt: skip
+def tuned():
+    for pred, rate in product(PREDS, (0.25, 0.5, 1, 2)):
+        train = dict(lr=rate * TRAIN["lr"])
+        yield Cell(dict(pred=pred, rate=rate), WIDE, dict(pred=pred), train, repeat=False)
+    train = dict(steps=16000)
+    yield Cell(dict(pred="v", rate="long"), WIDE, dict(pred="v"), train, repeat=False)
 
 
 # ---- The paper's tables ----
 
 
-@study("Nine ways to denoise (Table 2)",
-       panel="patch", row="loss", column="pred", real="row",
-       framed=dict(patch=16, loss="v", pred="x"))  # fmt: skip
-def nine(size=SIZE, patches=PATCHES):
-    fids = [(10.14, 379.21, 107.55, 10.45, 394.58, 126.88, 8.62, 372.38, 96.53),
-            (5.76, 6.20, 6.12, 3.56, 4.02, 3.76, 3.55, 3.63, 3.46)]  # fmt: skip
-    for patch, fids_of_patch in zip(patches, fids):
-        for (loss, pred), fid in zip(product(PREDS, PREDS), fids_of_patch):
-            is_large = patch == patches[0]
-            train = {} if is_large else dict(steps=SMALL_STEPS[pred], batch_size=16)
-            at = dict(patch=patch, loss=loss, pred=pred)
-            net = PLAIN | dict(size=size, patch=patch)
-            flow = dict(pred=pred, loss=loss)
-            yield Cell(at, net, flow, train, paper=fid, repeat=loss == "v")
-
-
-@study("Three predictions on patches of few and of many numbers (Table 2, v-loss)",
-       row="patch", column="pred", real="row")  # fmt: skip
-def predictions(size=SIZE, patches=PATCHES):
-    return (cell for cell in nine(size, patches) if cell.at["loss"] == "v")
-
-
-@study("The v-loss of three predictions (Figure 7)", panel="patch", row="loss", column="pred")
-def lossbyt(size=SIZE, patches=PATCHES):
-    return predictions(size, patches)
-
-
 @study("Which noise levels to train at: logit t ~ N(μ, 0.8²) (Table 3)",
        row="pred", column="mu", real="column")  # fmt: skip
-def shift(size=SIZE, patches=PATCHES):
+def shift():
     fids = (14.44, 9.79, 8.62, 8.99, 464.25, 372.91, 372.36, 355.25, 120.03, 109.93, 96.53, 106.85)
     for (pred, mu), fid in zip(product(PREDS, (0.0, -0.4, -0.8, -1.2)), fids):
-        net = PLAIN | dict(size=size, patch=patches[0])
-        yield Cell(dict(pred=pred, mu=mu), net, dict(pred=pred, mu=mu), paper=fid)
+        yield Cell(dict(pred=pred, mu=mu), WIDE, dict(pred=pred, mu=mu), paper=fid)
 
 
 @study("A bottleneck of r numbers in the patch embedding (Figure 4)",
        row="pred", column="r", real="column")  # fmt: skip
-def bottleneck(size=SIZE, patches=PATCHES):
-    # Of the paper's others, 8.38, 8.15, 7.89 and 7.35, we do not know which is which.
-    for r, fid in {16: 9.40, 128: 7.48, 512: None, 0: 8.62}.items():
-        net = BARE | dict(size=size, patch=patches[0], bottleneck=r)
-        yield Cell(dict(pred="x", r=r), net, paper=fid)
+def bottleneck():
+    # The paper's 16, 128 and 512 of 768 numbers are 4, 32 and 128 of 192. Of its others, 8.38, 8.15,
+    # 7.89 and 7.35, we do not know which is which.
+    for r, fid in {4: 9.40, 32: 7.48, 128: None, 0: 8.62}.items():
+        yield Cell(dict(pred="x", r=r), WIDE | dict(bottleneck=r), paper=fid)
 
 
 @study("The network, step by step (Table 4)", row="pred", column="network", real="column")
 def ladder():
-    rungs = [("layernorm", "LayerNormGelu", BARE, 7.89), ("rmsnorm", "JiT", BARE, 7.48),
+    bare = TI | dict(rope=False, qk_norm=False, context_tokens=0)
+    rungs = [("layernorm", "LayerNormGelu", bare, 7.89), ("rmsnorm", "JiT", bare, 7.48),
              ("rope", "JiT", TI | dict(context_tokens=0), 6.69),
              ("context", "JiT", TI, 5.49)]  # fmt: skip
     for network, variant, net, fid in rungs:
-        net, train = net | dict(size=64, patch=16), dict(steps=3000, batch_size=16)
+        net, train = net | dict(size=64, patch=16), dict(steps=3000, lr=2e-3)
         yield Cell(dict(pred="x", network=network), net, train=train, variant=variant, paper=fid)
-
-
-@study("Pre-conditioned x-prediction, x = c_skip z + c_out net (Table 10)",
-       row="loss", column="kind", real="row")  # fmt: skip
-def precond(size=SIZE, patches=PATCHES):
-    fids = (10.14, 39.50, 28.94, 10.45, 67.56, 72.05, 8.62, 46.25, 35.49)
-    for (loss, kind), fid in zip(product(PREDS, ("x", "linear", "edm")), fids):
-        net = PLAIN | dict(size=size, patch=patches[0]) | (dict(kind=kind) if kind != "x" else {})
-        variant = "JiT" if kind == "x" else "Preconditioned"
-        at, flow = dict(loss=loss, kind=kind), dict(loss=loss)
-        yield Cell(at, net, flow, variant=variant, paper=fid, repeat=loss == "v")
 
 
 @study("More pixels, the same number of tokens (Table 5)", row="size", column="pred")
@@ -233,10 +227,9 @@ def guidance():
 
 @study("A way around the network for the noise: one learned number g(t)",
        row="variant", column="pred", real="free")  # fmt: skip
-def gate(size=SIZE, patches=PATCHES):
+def gate():
     for variant, pred in [*product(("JiT",), PREDS), ("Gated", "eps"), ("Gated", "v")]:
-        net = PLAIN | dict(size=size, patch=patches[0])
-        yield Cell(dict(variant=variant, pred=pred), net, dict(pred=pred), variant=variant)
+        yield Cell(dict(variant=variant, pred=pred), WIDE, dict(pred=pred), variant=variant)
 
 
 @study("A healthy loss falls fast, then slowly, and is lowest near t = 0.35", row="", column="run")
@@ -271,8 +264,6 @@ FINDINGS = {
     "bottleneck": "A bottleneck of 16 or 128 numbers, of the 768 of a patch, does x-prediction "
                   "no harm",
     "ladder": "RoPE with qk-norm helps; in-context tokens bring every seed to 60%",
-    "precond": "A fixed skip from z hurts x-prediction: what it adds of the noise, the network "
-               "has to cancel",
     "resolution": "With 16 tokens the shapes are recognised equally often at 32, 64 and 128 px",
     "solver": "8 evaluations draw the same shapes; 60 and more are needed to come within a grey "
               "level of the exact solution",
