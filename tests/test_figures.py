@@ -138,20 +138,19 @@ def test_study_is_valid(name):
         assert sampled.keys() - {"n", "score_size"} <= known
 
 
-def test_settings_are_those_of_the_paper():
-    """Tables 2, 3, 10: no RoPE, qk-norm, in-context tokens, bottleneck; and what studies share."""
+def test_what_studies_share():
+    """One network where settings are equal: Table 2's are those of ratio 1 and 4. At ratio 1 the
+    network is as wide as a patch has numbers: nothing there follows from the theorem."""
     assert FLOW == jit.Flow().__dict__
-    keys = {}
-    for name in ("nine", "shift", "precond", "gate", "bottleneck", "ratio", "leftover"):
-        cells = list(STUDIES[name].cells())
-        keys[name] = {run.network_key(cell, 0, "shapes", False) for cell in cells}
-        for cell in cells if name != "bottleneck" else []:
-            parts = ("rope", "qk_norm", "context_tokens", "bottleneck")
-            assert not any(cell.net[part] for part in parts)
-    shared = [len(keys["nine"] & keys[name]) for name in ("shift", "precond", "gate", "bottleneck")]
-    assert shared == [3, 3, 3, 1] and len(keys["ratio"] & keys["leftover"]) == 3
-    ratios = {cell.at["ratio"]: cell.net["width"] for cell in STUDIES["ratio"].cells()}
+    cells = {name: list(STUDIES[name].cells()) for name in STUDIES}
+    keys = {name: {run.network_key(cell, 0, "shapes", False) for cell in cells[name]}
+            for name in cells}  # fmt: skip
+    names = ("nine", "predictions", "leftover", "tuned", "shift", "gate", "bottleneck")
+    assert [len(keys["ratio"] & keys[name]) for name in names] == [6, 6, 3, 3, 3, 3, 1]
+    ratios = {cell.at["ratio"]: cell.net["width"] for cell in cells["ratio"]}
     assert ratios == {1 / 4: 48, 1 / 2: 96, 3 / 4: 144, 1: 192, 3 / 2: 288, 2: 384, 4: 192}
+    for cell in sum((cells[name] for name in ("tuned", "shift", "gate", "bottleneck")), []):
+        assert cell.net["width"] == 3 * cell.net["patch"] ** 2
 
 
 class Here:
@@ -234,6 +233,10 @@ def test_own_pictures(monkeypatch):
     assert "FID" not in text and "--patches 8 4" in text
     assert run.main([*words, "--size", "16", "--patches", "7", "4"]) == 2
     assert run.main(["ratio", *words[1:], "--patches", "8", "4"]) == 2
+    grey = [*words, "--size", "16", "--patches", "8", "4", "--channels", "1", "--out", "g"]
+    assert run.main(grey) == 0 and draw.main(["predictions_flat", "--out", "g"]) is None
+    text = Path("g/predictions_flat.md").read_text()
+    assert "patches of 64 numbers" in text and "--channels 1" in text
 
 
 def test_a_network_that_failed_does_not_lose_the_others(two_cells, monkeypatch):
@@ -302,7 +305,7 @@ def test_every_study_is_drawn(name, made_up):
         assert f"recognised {50 + i}{spread}%" in text
 
 
-@pytest.mark.parametrize("name", ["nine", "shift", "gate", "guidance", "precond"])
+@pytest.mark.parametrize("name", ["nine", "shift", "gate", "guidance", "tuned"])
 def test_every_cell_shows_its_own_pictures_and_numbers(name, made_up):
     """Of its first seed, in its row and column, under the name of its column."""
     results = draw.Results(name, made_up)
