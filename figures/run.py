@@ -37,7 +37,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import variants
-from common import ROOT, finish, jit, real_images, version_of
+from common import ROOT, finish, jit, outside, real_images, version_of
 from rfd import feature_moments
 from studies import FLOW, SAMPLE, SHOWN, STUDIES, TIMES, TRAIN, digest, settings
 from style import script_to_out
@@ -99,15 +99,6 @@ def shrink(pixels, side):
     """uint8 images averaged down to this side; None: as they are."""
     side = side or pixels.shape[-1]
     return F.avg_pool2d(pixels.float(), pixels.shape[-1] // side).round().to(torch.uint8)
-
-
-def outside(pixels, patch):
-    """{r: share of the variance of patches that lies outside their best r directions}."""
-    patches = F.unfold(pixels.double(), patch, stride=patch).transpose(1, 2).flatten(0, 1)
-    variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
-    share = (1 - variance.cumsum(0) / variance.sum()).clamp(min=0).tolist()
-    ranks = sorted({k * 2**i for k in (1, 3) for i in range(12)} & set(range(1, len(share) + 1)))
-    return {r: round(share[r - 1], 7) for r in ranks}
 
 
 # ---- What is kept of it ----

@@ -12,11 +12,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import common
 import denoising
 import draw
 import flow
 import judge
 import loss
+import manifold
 import matplotlib
 import numpy as np
 import pytest
@@ -72,6 +74,22 @@ def test_grain_by_hand():
     assert run.grain(normal(50, 3, 16, 16)) == pytest.approx(math.sqrt(8 / 9), rel=0.02)
     slope = torch.linspace(-1, 1, 16).expand(2, 3, 16, 16)
     assert run.grain(slope) == pytest.approx(0, abs=1e-6)
+
+
+def test_variance_outside_a_subspace():
+    """Patches in five of twelve directions of equal variance: four leave out a fifth, five none."""
+    basis = torch.linalg.qr(normal(12, 5))[0]
+    patches = normal(40, 16, 5, seed=1) @ basis.T  # (n, patches, numbers)
+    images = torch.nn.functional.fold(patches.transpose(1, 2), 8, 2, stride=2)
+    found = common.outside(images, 2)
+    assert found[4] == pytest.approx(0.2, abs=0.03) and found[6] < 1e-6 and found[12] < 1e-6
+    assert found[1] == pytest.approx(0.8, abs=0.03)
+    measured = json.loads(manifold.KEPT.read_text())
+    found = {name: dict(zip(map(float, points), points.values()))[0.16667]
+             for name, points in measured.items() if name != "digits"}  # fmt: skip
+    assert found["shapes"] < 0.01 < found["photos"] < 0.1  # manifold.png: 0.48 and 5.1%
+    labels = [text.get_text() for text in manifold.draw_manifold(measured).axes[-1].texts]
+    assert labels[0] == "noise: 83%" and len(labels) == 4
 
 
 def test_loss_over_t_of_a_network_that_is_wrong_by_a_tenth(monkeypatch):
