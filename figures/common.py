@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from studies import digest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,15 +37,6 @@ def real_images(data, n, seed):
     batches = list(jit.data_batches(data, places, seed, torch.device("cpu")))
     pixels = jit.to_uint8(torch.cat([x for x, _ in batches]))
     return pixels, torch.cat([y for _, y in batches])
-
-
-def outside(pixels, patch):
-    """{r: share of the variance of patches that lies outside their best r directions}."""
-    patches = F.unfold(pixels.double(), patch, stride=patch).transpose(1, 2).flatten(0, 1)
-    variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
-    share = (1 - variance.cumsum(0) / variance.sum()).clamp(min=0).tolist()
-    ranks = sorted({k * 2**i for k in (1, 3) for i in range(12)} & set(range(1, len(share) + 1)))
-    return {r: round(share[r - 1], 7) for r in ranks}
 
 
 @functools.cache

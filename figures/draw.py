@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 from studies import FINDINGS, FLOW, PREDS, SAMPLE, STUDIES, TIMES, TRAIN, digest, settings
-from style import COLOURS, GREEN, GREY, INK, X, save, script_to_out, wrap
+from style import COLOURS, GREEN, GREY, INK, PINK, save, script_to_out, wrap
 
 PREDICTION = dict(x="x-prediction", eps="ε-prediction", v="v-prediction")
 LABELS = dict(
@@ -71,7 +71,8 @@ class Results:
         kept = json.loads((folder / f"{name}.json").read_text())
         with np.load(folder / f"{name}.npz") as tiles:
             self.tiles = dict(tiles)
-        self.name, self.header, self.records = name, kept, kept["records"]
+        self.name, self.folder = name, folder
+        self.header, self.records = kept, kept["records"]
         self.real = {record["key"]: record for record in kept["real"]}
         self.study = STUDIES[kept["study"]]
         self.cells = list(self.study.cells(**kept["arguments"]))
@@ -267,21 +268,6 @@ def plot_paper(ax, results):
     ax.set_title("the paper: FID-50K")
 
 
-def plot_outside(ax, results):
-    """How much of the variance of the data's patches is outside their best r directions."""
-    found = next(iter(results.real.values()))["outside"]
-    share = {int(r): 100 * value for r, value in found.items()}
-    columns = distinct(results.cells, results.study.column)
-    points = [(i, share[r]) for i, r in enumerate(columns) if r in share]
-    ax.plot(*zip(*points), marker="D", color=GREEN)
-    for place, value in points:
-        style = dict(textcoords="offset points", color=GREEN, fontsize=9)
-        ax.annotate(f"{value:.2g}%", (place, value), (3, 6), **style)
-    set_columns(ax, results)
-    ax.set_ylim(0, 1.3 * max(value for _, value in points))
-    ax.set_title("variance of patches outside\nthe best r numbers (%)")
-
-
 def plot_distance(ax, results):
     """Distance of six images to the finest solution from the same noise, against evaluations."""
     finest = max(results.cells, key=lambda cell: cell.at["steps"])
@@ -354,7 +340,7 @@ def plot_gates(ax, results):
 
 plot_recognised, plot_rfd = (partial(plot_score, score=score) for score in ("recognised", "rfd"))
 PLOTS = dict(
-    bottleneck=(plot_recognised, plot_paper, plot_outside), ladder=(plot_recognised, plot_paper),
+    bottleneck=(plot_recognised, plot_paper), ladder=(plot_recognised, plot_paper),
     guidance=(plot_recognised, plot_rfd), solver=(plot_distance,),
     gate=(plot_gates, plot_loss_over_t),
 )  # fmt: skip
@@ -385,28 +371,6 @@ def draw_study(results):
     for plot, ax in zip(plots, np.ravel(parts[0].subplots(1, len(plots))) if plots else []):
         plot(ax, results)
     draw_grid(parts[-1], results, cells, shown)
-    return figure
-
-
-def draw_losses(results):
-    """v-loss in training and, of the finished network, against t; a row a patch size."""
-    figure = Figure(figsize=(9, 6.4), layout="constrained")
-    figure.suptitle(wrap(results.title, 9))
-    panels = distinct(results.cells, "patch")
-    for part, patch in zip(figure.subfigures(len(panels), 1), panels):
-        cells = [cell for cell in results.cells if cell.at["patch"] == patch]
-        part.suptitle(label("patch", patch, cells[0]), fontsize=11)
-        left, right = part.subplots(1, 2, sharey=True)
-        plot_loss_over_t(right, results, cells)
-        for cell in cells:
-            for log in results.values(cell, "log"):
-                left.plot(*zip(*log), color=COLOURS[cell.at["pred"]], linewidth=1.3)
-            left.plot([], color=COLOURS[cell.at["pred"]], label=label("pred", cell.at["pred"]))
-        left.set(xlabel="training step", yscale="log")
-        left.legend()
-        right.set_ylabel("")
-    right.annotate("an x-error counts\n1 / (1 − t)² times", (0.97, 3), (0.6, 8), color=X,
-                   fontsize=9, arrowprops=dict(arrowstyle="->", color=X))  # fmt: skip
     return figure
 
 
@@ -547,35 +511,59 @@ def draw_ratio(results):
     return figure
 
 
+def toy_left(folder):
+    """{kind: [noise left of a seed]}: the same of the toy's perceptron, from toy_why.json.
+
+    There the noise left is the distance of samples from the plane, over that of untouched noise.
+    """
+    path, found = folder / "toy_why.json", {}
+    records = json.loads(path.read_text())["skip"] if path.exists() else []
+    start = {r["seed"]: r["off_plane"] for r in records if r["pred"] == "noise"}
+    for record in records:
+        kind = record["skip"] if record["skip"] != "none" else record["pred"]
+        if kind in LEFT:
+            found.setdefault(kind, []).append(record["off_plane"] / start[record["seed"]])
+    return found
+
+
+def plot_left(ax, predicted, values, **style):
+    """Noise left as measured, against what the law says; 0 has no place on a log axis."""
+    x = [max(predicted, 0.02)] * len(values)
+    ax.plot(x, np.maximum(values, 0.01), linestyle="", markersize=9, **style)
+
+
 def draw_leftover(results):
     """Noise left, predicted and measured; loss against t, predicted and measured; samples."""
-    colours = dict(zip(LEFT, (COLOURS["x"], GREEN, "#CC79A7", COLOURS["v"], COLOURS["eps"])))
-    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    colours = dict(zip(LEFT, (COLOURS["x"], GREEN, PINK, COLOURS["v"], COLOURS["eps"])))
+    figure = Figure(figsize=(10, 7.4), layout="constrained")
     figure.suptitle(wrap(results.title, 9))
-    top, bottom = figure.subfigures(2, 1, height_ratios=(4, 2.4))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(4.4, 2.8))
     left, right = top.subplots(1, 2)
     left.plot([0.02, 100], [0.02, 100], color="0.8", zorder=0)
+    toy = toy_left(results.folder)
     for cell in results.cells:
         kind, ratio = cell.at["kind"], cell.at["ratio"]
         name, style = label("kind", kind).partition("\n")[0], dict(color=colours[kind])
-        predicted = max((1 - ratio) * LEFT[kind], 0.02)
-        measured = results.values(cell, "noise_left")
-        left.plot([predicted] * len(measured), np.maximum(measured, 0.01), "o", label=name, **style)
-        for losses in results.values(cell, "loss_over_t"):
+        values, look = results.values(cell, "noise_left"), dict(label=name, **style)
+        plot_left(left, (1 - ratio) * LEFT[kind], values, marker="o", **look)
+        plot_left(left, LEFT[kind], toy.get(kind, []), marker="D", fillstyle="none", **style)
+        for losses in results.values(cell, "loss_over_t")[:1]:
             right.plot(TIMES, losses, **style)
         if kind != "x":
             right.plot(TIMES, bound(kind, ratio, np.array(TIMES)), "--", **style)
+    left.plot([], [], "D", color=GREY, fillstyle="none", label="the toy, if all is left")
     left.set(xscale="log", yscale="log", ylabel="noise left: measured")
-    left.set_xlabel("predicted: (1 − ratio) × 0, 1 / e, 1 / 2, 1, e / 0.05 (0 drawn at 0.02)")
+    left.set_xlabel("noise left: predicted (for x, 0: drawn at .02)")
     left.legend()
-    right.set(yscale="log", ylabel="v-loss (dashed: predicted bound)")
+    right.set(yscale="log", ylim=(1e-3, 500), ylabel="v-loss; dashed: what is out of reach")
     shade_training(right)
-    draw_grid(bottom, results, results.cells, range(6))
+    axes = draw_grid(bottom, results, results.cells, (0, 1, 3, 4))
+    for ax in axes.flat:
+        ax.set_ylabel("")
     return figure
 
 
-FIGURES = dict(ratio=draw_ratio, leftover=draw_leftover, lossbyt=draw_losses,
-               resolution=draw_sizes, health=draw_health)  # fmt: skip
+FIGURES = dict(ratio=draw_ratio, leftover=draw_leftover, resolution=draw_sizes, health=draw_health)
 
 # ---- The table ----
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import finish, hearts, jit, noise_like, outside, real_images
+import torch.nn.functional as F
+from common import finish, hearts, jit, noise_like, real_images
 from style import (
     EPS, GREEN, GREY, INK, PALE, SKY, V, X, arrow, new_figure, panel, save, script_to_out, show,
 )  # fmt: skip
@@ -21,6 +22,15 @@ from style import (
 KEPT = Path(__file__).with_suffix(".json")
 LOOK = dict(noise=("noise", EPS), photos=("photographs", SKY), digits=("digits, grey", GREEN),
             shapes=("shapes", X))  # fmt: skip
+
+
+def outside(pixels, patch):
+    """{r: share of the variance of patches that lies outside their best r directions}."""
+    patches = F.unfold(pixels.double(), patch, stride=patch).transpose(1, 2).flatten(0, 1)
+    variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
+    share = (1 - variance.cumsum(0) / variance.sum()).clamp(min=0).tolist()
+    ranks = sorted({k * 2**i for k in (1, 3) for i in range(12)} & set(range(1, len(share) + 1)))
+    return {r: round(share[r - 1], 7) for r in ranks}
 
 
 def measure(folders):

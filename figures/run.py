@@ -37,7 +37,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import variants
-from common import ROOT, finish, jit, outside, real_images, version_of
+from common import ROOT, finish, jit, real_images, version_of
 from rfd import feature_moments
 from studies import FLOW, SAMPLE, SHOWN, STUDIES, TIMES, TRAIN, digest, settings
 from style import script_to_out
@@ -141,8 +141,8 @@ def measure_real(cell, data, judge_net, runs):
     real = feature_moments(shrink(pixels[n:], cell.score_size).split(100))
     others = feature_moments(shrink(pixels[:n], cell.score_size).split(100))
     key, size, patch = real_key(cell, data), cell.net["size"], cell.net["patch"]
-    record = dict(key=key, size=size, patch=patch, outside=outside(pixels[:1000], patch))
-    record |= dict(grain=grain(pixels[:n] / 127.5 - 1), rfd=jit.frechet_distance(*others, *real))
+    record = dict(key=key, size=size, patch=patch, grain=grain(pixels[:n] / 127.5 - 1),
+                  rfd=jit.frechet_distance(*others, *real))  # fmt: skip
     if judge_net:
         held_out = judge.held_out_images(data, size)
         record["recognised"] = judge.recognised(*held_out, judge_net)

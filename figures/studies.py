@@ -153,11 +153,6 @@ def predictions(size=32, patches=(8, 4), channels=3):
     return (cell for cell in nine(size, patches, channels) if cell.at["loss"] == "v")
 
 
-@study("The v-loss of three predictions (Figure 7)", panel="patch", row="loss", column="pred")
-def lossbyt():
-    return predictions()
-
-
 @study("Is it the recipe? Four rates, and for v four times the steps", row="pred", column="rate",
        real="column")  # fmt: skip
 def tuned():
@@ -257,8 +252,6 @@ FINDINGS = {
                           "on small ones all three",
     "predictions_photos": "The same on photographs: on large patches only x-prediction draws, "
                           "on small ones all three",
-    "lossbyt": "On large patches ε- and v-prediction never learn the noise; on small ones all "
-               "three end at nearly the same loss",
     "shift": "x-prediction does best when training draws medium noise, μ = −0.4 or −0.8; "
              "no μ saves ε and v",
     "bottleneck": "A bottleneck of 16 or 128 numbers, of the 768 of a patch, does x-prediction "

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import common
 import denoising
 import draw
 import flow
@@ -81,7 +80,7 @@ def test_variance_outside_a_subspace():
     basis = torch.linalg.qr(normal(12, 5))[0]
     patches = normal(40, 16, 5, seed=1) @ basis.T  # (n, patches, numbers)
     images = torch.nn.functional.fold(patches.transpose(1, 2), 8, 2, stride=2)
-    found = common.outside(images, 2)
+    found = manifold.outside(images, 2)
     assert found[4] == pytest.approx(0.2, abs=0.03) and found[6] < 1e-6 and found[12] < 1e-6
     assert found[1] == pytest.approx(0.8, abs=0.03)
     measured = json.loads(manifold.KEPT.read_text())
@@ -296,7 +295,6 @@ def made_up(tmp_path_factory):
                 shape = (6, 3, cell.net["size"], cell.net["size"])
                 records.append((known, np.full(shape, 5 + 10 * i + 3 * seed, np.uint8)))
         real = dict(key="R", size=32, patch=16, grain=0.1, rfd=0.1, recognised=0.99)
-        real |= dict(outside={str(2**k): 0.5**k for k in range(10)})
         header = dict(study=name, command=f"python figures/run.py {name}", data="shapes",
                       arguments={}, tiny=False)  # fmt: skip
         tiles = np.full((18, 3, 32, 32), 255, np.uint8)
@@ -352,6 +350,32 @@ def test_points_of_the_ratio_are_its_numbers(made_up):
         k = PREDS.index({"x": "x", "ε": "eps", "v": "v"}[line.get_label()[0]])
         assert np.allclose(x, [1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 4])
         assert np.allclose(y, [0.1 + 3 * i + k for i in range(7)])
+
+
+@pytest.mark.parametrize("kind", draw.LEFT)
+def test_the_law_of_what_is_left(kind):
+    """jit.py's sampler, with a network that puts out nothing of the noise, leaves what LEFT says;
+    for pre-conditioning by the coefficients that the networks use."""
+    def velocity(z, t):
+        if kind in PREDS:
+            return jit.convert(0 * z, z, torch.tensor([t]), kind)["v"]
+        c_skip, _ = variants.coefficients(torch.tensor([t]), kind)
+        return jit.convert(c_skip * z, z, torch.tensor([t]), "x")["v"]
+
+    *_, (_, left, _) = jit.integrate(velocity, torch.ones(1, 1), steps=4000)
+    clipped = 0.02 if kind in ("x", "linear", "edm") else 0  # below 1 - t = .05 it goes on
+    assert left.item() == pytest.approx(draw.LEFT[kind], rel=0.01, abs=clipped)
+
+
+def test_points_of_leftover_are_its_numbers(made_up):
+    results = draw.Results("leftover", made_up)
+    left = draw.draw_leftover(results).axes[0]
+    found = [line.get_xydata().tolist() for line in left.lines if line.get_marker() == "o"]
+    laws = [0.02, *(0.75 * np.array([1 / np.e, 0.5, 1, 20 * np.e]))]
+    for i, (points, law) in enumerate(zip(found, laws, strict=True)):
+        assert np.allclose(points, [[law, 0.1 + i]] * 2)
+    toy = draw.toy_left(FIGURES)
+    assert [round(np.mean(toy[kind]), 2) for kind in ("linear", "edm", "v")] == [0.35, 0.47, 0.91]
 
 
 def test_drawing_needs_no_torch():
