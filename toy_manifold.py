@@ -45,6 +45,7 @@ class Config(NamedTuple):
 
     D: int  # dimension of the space
     d: int = 2  # dimension of the data
+    data: str = "spirals"  # or "gaussian"
     width: int = 256  # hidden units in each layer
     skip: str = "none"  # path for z around the hidden layers (figures/toy_why.py)
     pred: str = "x"  # what the network predicts; one of REFERENCES: no network
@@ -72,9 +73,11 @@ def random_plane(D, d):
     return torch.linalg.qr(torch.randn(D, d)).Q
 
 
-def draw_data(n, P):
-    """n points x = P s, an independent spiral in each pair of coordinates of s. -> (n, D)"""
+def draw_data(n, P, data="spirals"):
+    """n points x = P s -> (n, D). s (n, d): independent spirals in pairs of coordinates, or normal
+    numbers, as many dimensions without any shape."""
     s = spiral(torch.rand(n, P.shape[1] // 2)).flatten(1)  # (n, d/2, 2) -> (n, d)
+    s = torch.randn_like(s) if data == "gaussian" else s
     return s @ P.T
 
 
@@ -118,7 +121,8 @@ def train_network(net, config, P, steps=STEPS, title=""):
     optimizer = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     for step in tqdm(range(steps), title, leave=False):
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, config.width)
-        x, eps, t = draw_data(BATCH, P), torch.randn(BATCH, config.D), draw_times(BATCH)
+        x = draw_data(BATCH, P, config.data)
+        eps, t = torch.randn(BATCH, config.D), draw_times(BATCH)
         output = net(interpolate(x, eps, t), t)
         loss = flow_loss(output, x, eps, t, config.pred, config.loss).mean()
         optimizer.zero_grad()  # here the freed memory goes straight to the new gradients: faster
@@ -227,8 +231,9 @@ def group(records, *fields):
 def print_table(records):
     """Mean +- standard deviation over seeds, a row for each network."""
     heads = "".join(f"   {error:19}" for error in ERRORS)
+    fields = [field for field in Config._fields if field != "data"]  # spirals, all of them
     print("   D    d  width  skip    pred    loss" + heads)
-    for config, found in group(records, *Config._fields).items():
+    for config, found in group(records, *fields).items():
         line = "{:4} {:4} {:6}  {:7} {:7} {:4}".format(*config)
         for error in ERRORS:
             values = [record[error] for record in found]

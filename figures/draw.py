@@ -42,8 +42,8 @@ def label(coordinate, value, cell=None):
     words = LABELS.get(coordinate, "{}")
     if isinstance(words, dict):
         return words.get(value, str(value))
-    patch = cell.net["patch"] if cell else 0
-    return words.format(value, patch=patch, numbers=cell.net["channels"] * patch**2 if cell else 0).replace("-", "−")
+    patch, channels = (cell.net["patch"], cell.net["channels"]) if cell else (0, 0)
+    return words.format(value, patch=patch, numbers=channels * patch**2).replace("-", "−")
 
 
 def distinct(cells, coordinate):

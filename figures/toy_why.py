@@ -8,6 +8,7 @@ The studies share toy_why.json: one that is run again replaces its own records o
 """
 
 import json
+from statistics import mean
 
 import torch
 from common import jit
@@ -22,8 +23,8 @@ import toy_manifold as toy
 PANELS = (
     ("width", "width", "hidden units in a layer", "off_plane",
      "Do more hidden units help ε and v?\nLittle: with 2,048, v keeps half the noise"),
-    ("intrinsic", "d", "dimension d of the data", "sliced_w1",
-     "Must the data be low-dimensional?\nYes: from d = 32, x is worse than noise"),
+    ("intrinsic", "d", "dimension d of the data", "missed",
+     "Must the data be low-dimensional?\nYes: as d grows to D, x comes to miss as much as v"),
     ("combos", "loss", "what the loss compares", "off_curve",
      "Is it the loss?\nNo, it is what the network predicts"),
     ("skip", "skip", "path for z around the hidden layers", "off_plane",
@@ -34,8 +35,8 @@ NOTE = """One dot: one network, one seed; D = 512.
 
 Distance from the plane, 1 = norm of
 the data; in the plane from the curve,
-and of the distributions (sliced
-Wasserstein), 1 = standard deviation.
+1 = standard deviation. v missed: from
+the best v there is, 1 = all the noise.
 
 linear, EDM: a fixed multiple of z is
 added to the output (paper Table 10).
@@ -97,7 +98,57 @@ def configs_of(study):
     if study == "width":
         widths = (64, 128, 256, 512, 1024, 2048)
         return [toy.Config(512, width=width, pred=pred) for width in widths for pred in preds]
-    return [toy.Config(512, d=d, pred=pred) for d in (2, 8, 32, 128, 512) for pred in preds]
+    return [toy.Config(512, d=d, data=data, pred=pred) for d in (2, 8, 32, 128, 512)
+            for data in ("gaussian", "spirals") for pred in ("x", "v")]  # fmt: skip
+
+
+def best_guess(z, t, P, data):
+    """E[x | z], which no network can better: of normal numbers, or of each spiral by itself."""
+    if data == "gaussian":
+        return z @ P @ P.T * (t / (t**2 + (1 - t) ** 2))[:, None]
+    points = toy.spiral(toy.quantiles(256))
+    planes = P.unflatten(1, (-1, 2)).unbind(1)  # of (D, 2)
+    return sum(toy.posterior_mean(z, t, plane, points) for plane in planes)
+
+
+@torch.no_grad()
+def missed(net, config, P, n=1000):
+    """Mean square distance of v from the best possible one: 1 if all of the noise is missed."""
+    x, t = toy.draw_data(n, P, config.data), toy.draw_times(n)
+    z = jit.interpolate(x, torch.randn(n, config.D), t)
+    best = jit.convert(best_guess(z, t, P, config.data), z, t, "x")["v"]
+    return (jit.convert(net(z, t), z, t, config.pred)["v"] - best).square().mean().item()
+
+
+def run_missed(configs, seeds, steps):
+    """Networks on data of d dimensions with and without shape, and what they miss. -> records"""
+    records = []
+    for config in configs:
+        for seed in seeds:
+            torch.manual_seed(seed)
+            P, net = toy.random_plane(config.D, config.d), toy.plain(config)
+            toy.train_network(net, config, P, steps)
+            records.append(config._asdict() | dict(seed=seed, missed=missed(net, config, P)))
+            print(records[-1], flush=True)
+    return records
+
+
+def draw_missed(ax, records):
+    """Lines: normal numbers; crosses: spirals. One dot a seed."""
+    values = [d for (d,) in toy.group(records, "d")]
+    for (pred, data), found in toy.group(records, "pred", "data").items():
+        x, style = [values.index(record["d"]) for record in found], dict(color=COLOURS[pred])
+        mark, size = ("x", 7) if data == "spirals" else ("o", 5)
+        ax.plot(x, [r["missed"] for r in found], mark, markersize=size, **style)
+        if data == "gaussian":
+            means = [mean(r["missed"] for r in same) for same in toy.group(found, "d").values()]
+            ax.plot(means, **style)
+    ax.plot([], [], "o-", color="0.4", label="normal numbers")
+    ax.plot([], [], "x", color="0.4", label="spirals")
+    ax.set(yscale="log", xlim=(-0.4, len(values) - 0.6))
+    ax.set_xticks(range(len(values)), values)
+    ax.set_ylabel("v missed, mean square", fontsize=11)
+    ax.legend(loc="lower right")
 
 
 def draw_why(stored):
@@ -106,8 +157,10 @@ def draw_why(stored):
     axes = figure.subplots(3, 2).flat
     for ax, (study, field, label, error, finding) in zip(axes, PANELS):
         records = [record for record in stored.get(study, []) if record["D"] == 512]
-        if records:
-            draw_errors(ax, records, field, error, joined=study in ("width", "intrinsic"))
+        if study == "intrinsic" and records:
+            draw_missed(ax, records)
+        elif records:
+            draw_errors(ax, records, field, error, joined=study == "width")
         ax.set_xlabel(label, fontsize=11)
         ax.set_title(finding, fontsize=10, loc="left")
     draw_gates(axes[4], [record for record in stored.get("skip", []) if "gate" in record])
@@ -141,7 +194,10 @@ def main(words=None):
     stored = json.loads(path.read_text()) if path.exists() else {}
     for study in [] if args.draw else [args.study] if args.study else names:
         seeds = range(args.seed, args.seed + args.seeds)
-        stored[study] = toy.run_networks(configs_of(study), seeds, args.steps, build)[0]
+        if study == "intrinsic":
+            stored[study] = run_missed(configs_of(study), seeds, args.steps)
+        else:
+            stored[study] = toy.run_networks(configs_of(study), seeds, args.steps, build)[0]
         toy.save_records(path, stored)
     save(draw_why(stored), path.with_suffix(".png"), "python figures/toy_why.py --seeds 3", dpi=120)
 
