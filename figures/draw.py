@@ -27,8 +27,9 @@ LABELS = dict(
                  context="+ in-context\ntokens"),
     variant=dict(JiT="network", Gated="network − g(t) z"),
     solver=dict(heun="Heun", euler="Euler"),
+    sampler=dict(plain="as ever", limit="x_pred in [−1, 1]", start="from t = 0.02"),
     low={0.0: "guidance at all t", 0.1: "for t > 0.1"},
-    patch="patches of {numbers} numbers", mu="μ = {}", w="w = {:g}", steps="{} steps",
+    patch="patches of {numbers} numbers", mu="μ = {}", w="w = {:g}", steps="{} steps", k="k = {}",
     r={0: "none"} | {r: f"r = {r}" for r in (4, 32, 128)}, size="{} px, patch {patch}",
     rate={0.25: "rate / 4", 0.5: "rate / 2", 1: "our rate", 2: "rate × 2", "long": "4 × steps"},
     ratio={0.25: "ratio 1/4", 0.5: "ratio 1/2", 0.75: "ratio 3/4", 1: "ratio 1", 1.5: "ratio 3/2",
@@ -338,11 +339,30 @@ def plot_gates(ax, results):
     ax.legend(loc="upper left")
 
 
+def plot_excess(ax, results):
+    """v-loss beyond what the texture costs the best network, against the dimensions of the data.
+
+    Of u ~ N(0, s^2) in k of n directions, z = t u + (1 - t) eps leaves v = u - eps a variance of
+    s^2 / (t^2 s^2 + (1 - t)^2).
+    """
+    s, t, numbers = 0.5, np.array(TIMES), 3 * results.cells[0].net["patch"] ** 2
+    unknowable = s**2 / ((t * s) ** 2 + (1 - t) ** 2)
+    for pred in distinct(results.cells, "pred"):
+        points = [(cell.at["k"], mean_loss(losses - cell.at["k"] / numbers * unknowable))
+                  for cell in results.cells if cell.at["pred"] == pred
+                  for losses in map(np.array, results.values(cell, "loss_over_t"))]  # fmt: skip
+        ax.plot(*zip(*points), "o-", color=COLOURS[pred], label=PREDICTION[pred])
+    ax.set(xlabel="k, dimensions of the texture; a patch has 192", yscale="log")
+    ax.set_xticks(distinct(results.cells, "k"))
+    ax.set_ylabel("v-loss beyond what the texture must cost")
+    ax.legend()
+
+
 plot_recognised, plot_rfd = (partial(plot_score, score=score) for score in ("recognised", "rfd"))
 PLOTS = dict(
     bottleneck=(plot_recognised, plot_paper), ladder=(plot_recognised, plot_paper),
     guidance=(plot_recognised, plot_rfd), solver=(plot_distance,),
-    gate=(plot_gates, plot_loss_over_t),
+    gate=(plot_gates, plot_loss_over_t), dimension=(plot_excess,),
 )  # fmt: skip
 
 # ---- Figures ----

@@ -61,11 +61,23 @@ def grain(images):
     return (images - F.avg_pool2d(images, 3, 1, 1))[..., 1:-1, 1:-1].double().std().item()
 
 
+def clipped_velocity(velocity, start, limit):
+    """The same way, begun at t = start instead of 0, with x_pred kept within -limit and limit."""
+
+    def changed(z, t):
+        t = start + (1 - start) * t
+        x = z + (1 - t) * velocity(z, t)
+        return (1 - start) * (x.clamp(-limit, limit) - z) / (1 - t)
+
+    return changed
+
+
 @torch.no_grad()
-def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval):
+def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval, start=0.0,
+                 limit=math.inf):  # fmt: skip
     """As jit.sample_images at seed 0, but floats, not clipped; and the noise they started from.
 
-    Returns two tensors (n, C, S, S).
+    start, limit: of clipped_velocity. Returns two tensors (n, C, S, S).
     """
     samples, noises = [], []
     cfg = jit.guidance_weight(cfg, net, flow)
@@ -74,6 +86,8 @@ def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval
         noise = jit.image_noise(net.shape, 0, range(first, first + len(labels)))
         noises.append(flow.noise_scale * noise)
         velocity = jit.guided_velocity(net, labels, flow, cfg, interval)
+        if start > 0 or limit < math.inf:
+            velocity = clipped_velocity(velocity, start, limit)
         for _, z, _ in jit.integrate(velocity, noises[-1], sampling_steps, solver):
             pass  # only the last z is kept
         samples.append(z)
@@ -81,10 +95,11 @@ def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval
 
 
 @torch.no_grad()
-def loss_over_t(net, flow, data):
+def loss_over_t(net, flow, data, texture=0):
     """v-loss at TIMES, of 100 fixed images and noise. New shapes; of a folder, trained ones."""
     pixels, y = real_images(data, 100, seed=7)
     x = pixels.float() / 127.5 - 1
+    x = variants.add_texture(x, net.patch, texture) if texture else x
     eps = flow.noise_scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
     losses = []
     for t in TIMES:
@@ -165,7 +180,7 @@ def measure_cell(cell, net, flow, data, judge_net, runs):
     return found, pixels[[i % cell.n for i in SHOWN]].numpy()
 
 
-def facts(net, flow, data, out):
+def facts(net, flow, data, out, texture):
     """What is known of a trained network, whatever is drawn from it."""
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     log = list({line["step"]: line for line in log}.values())  # of a repeated step the last counts
@@ -174,7 +189,7 @@ def facts(net, flow, data, out):
         warnings.simplefilter("ignore")  # a mean of nothing: where no t fell
         late = [None if np.isnan(loss) else round(loss, 5) for loss in np.nanmean(late, 0)]
     every = math.ceil(len(log) / 100)
-    known = dict(loss_over_t=loss_over_t(net, flow, data), late_loss_by_t=late)
+    known = dict(loss_over_t=loss_over_t(net, flow, data, texture), late_loss_by_t=late)
     known |= dict(log=[(line["step"], round(line["loss"], 5)) for line in log[::every]])
     known |= dict(images_per_s=round(np.median([line["images_per_s"] for line in log]), 1))
     if hasattr(net, "g"):
@@ -206,10 +221,12 @@ def work(cells, seed, data, flip, runs, judge_net):
     torch.manual_seed(seed)
     net = variant(**cell.net, classes=len(images.names))
     recipe = TRAIN | cell.train | dict(flip=flip, seed=seed, sample_every=10**9, data_name=data)
+    if cell.texture:
+        recipe["loss_function"] = variants.textured_loss(cell.net["patch"], cell.texture)
     with open(f"{out}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
         jit.train(net, jit.Flow(**FLOW | cell.flow), images, out, **recipe)
     net, flow, _ = jit.load_run(out, "ema1", "cpu", variant)
-    known, found = facts(net, flow, images, out) | versions(), []
+    known, found = facts(net, flow, images, out, cell.texture) | versions(), []
     for cell in cells:
         numbers, tiles = measure_cell(cell, net, flow, data, judge_net, runs)
         record = dict(key=record_key(cell, seed, data, flip), at=cell.at, seed=seed,

@@ -38,7 +38,8 @@ class Cell:
 
     What is not given is as in FLOW, TRAIN and SAMPLE. variant: JiT, or a class of variants.py;
     paper: its FID-50K; n: samples that are measured; score_size: the side they are averaged down
-    to before; repeat: train once for each of --seeds, else for seed 0 alone.
+    to before; repeat: train once for each of --seeds, else for seed 0 alone; texture: in how many
+    directions of its patches an image gets normal noise that is part of the data.
     """
 
     at: dict
@@ -51,6 +52,7 @@ class Cell:
     n: int = 300
     score_size: int = None
     repeat: bool = True
+    texture: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def study(title, **look):
 def settings(cell):
     """All that was chosen for the network of a cell, and for its samples, as two plain dicts."""
     network = dict(variant=cell.variant, net=cell.net, flow=FLOW | cell.flow)
-    network |= dict(train=TRAIN | cell.train)
+    network |= dict(train=TRAIN | cell.train) | (dict(texture=cell.texture) if cell.texture else {})
     samples = SAMPLE | cell.sample | dict(n=cell.n, score_size=cell.score_size)
     return network, samples
 
@@ -163,6 +165,13 @@ def tuned():
     yield Cell(dict(pred="v", rate="long"), WIDE, dict(pred="v"), train, repeat=False)
 
 
+@study("Data of more and more dimensions: shapes with normal noise in k directions of each patch",
+       row="pred", column="k")  # fmt: skip
+def dimension():
+    for pred, k in product(("x", "v"), (0, 16, 48, 96, 192)):
+        yield Cell(dict(pred=pred, k=k), WIDE, dict(pred=pred), texture=k, repeat=False)
+
+
 # ---- The paper's tables ----
 
 
@@ -211,6 +220,15 @@ def solver():
         sample = LATER | dict(solver=name, sampling_steps=steps)
         yield Cell(dict(solver=name, steps=steps), TI | dict(size=64, patch=16), train=DEFAULT,
                    sample=sample, n=50 if steps == 512 else 300)  # fmt: skip
+
+
+@study("Is it the sampler? x_pred kept within [−1, 1], or begun at t = 0.02",
+       row="pred", column="sampler", real="column")  # fmt: skip
+def sampler():
+    ways = dict(plain={}, limit=dict(limit=1.0), start=dict(start=0.02))
+    for pred, way in product(PREDS, ways):
+        yield Cell(dict(pred=pred, sampler=way), WIDE, dict(pred=pred), sample=ways[way],
+                   repeat=False)  # fmt: skip
 
 
 @study("Classifier-free guidance", row="low", column="w")

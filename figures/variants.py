@@ -20,6 +20,29 @@ import torch.nn.functional as F
 from common import jit
 from torch import nn
 
+# ---- Data of more dimensions ----
+
+TEXTURE = 0.5  # standard deviation
+
+
+def add_texture(x, patch, k):
+    """x (B, C, S, S) plus normal noise in k fixed random directions of its patches."""
+    generator = torch.Generator().manual_seed(k)
+    numbers, size = x.shape[1] * patch**2, x.shape[-1]
+    basis = torch.linalg.qr(torch.randn(numbers, k, generator=generator)).Q
+    patches = TEXTURE * torch.randn(len(x), k, (size // patch) ** 2)
+    return x + F.fold(basis @ patches, size, patch, stride=patch)
+
+
+def textured_loss(patch, k):
+    """A loss for jit.train(loss_function=...) on images with this texture."""
+
+    def loss(net, x, y, flow):
+        return jit.training_loss(net, add_texture(x, patch, k), y, flow)
+
+    return loss
+
+
 # ---- Table 10: pre-conditioning ----
 
 

@@ -119,6 +119,38 @@ def test_samples_are_those_of_jit():
     assert torch.equal(noise, 2 * jit.image_noise(net.shape, 0, range(7)))
 
 
+def test_another_start_and_limits():
+    """From t = 0.02 the noise is not yet touched; the last x_pred is the sample, within limits."""
+    seen = []
+
+    def velocity(z, t):
+        seen.append(t)
+        return (3.0 - z) / (1 - t)  # all that it sees is 3
+
+    changed = run.clipped_velocity(velocity, start=0.02, limit=1.0)
+    *_, (_, z, _) = jit.integrate(changed, normal(4, 3, 8, 8), steps=7, solver="euler")
+    assert torch.allclose(z, torch.ones(()), atol=1e-5)
+    assert seen == pytest.approx([0.02 + 0.98 * i / 7 for i in range(7)])
+    same = run.clipped_velocity(velocity, start=0.0, limit=math.inf)
+    z = normal(4, 3, 8, 8)
+    torch.testing.assert_close(same(z, 0.3), velocity(z, 0.3))
+
+
+def test_texture_fills_k_directions_of_each_patch():
+    """Variance 1/4 in each of k directions, none in others; and the loss trains on it."""
+    torch.manual_seed(0)
+    texture = variants.add_texture(torch.zeros(400, 3, 8, 8), 4, 5)
+    patches = torch.nn.functional.unfold(texture, 4, stride=4).transpose(1, 2).flatten(0, 1)
+    variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
+    assert variance[:5].tolist() == pytest.approx([0.25] * 5, rel=0.15) and variance[5:].max() < 1e-5
+    seen = []
+    net = lambda z, t, y: seen.append(z) or z  # noqa: E731
+    x, y = torch.zeros(50, 3, 8, 8), torch.zeros(50)
+    losses, _ = variants.textured_loss(4, 48)(net, x, y, jit.Flow())
+    torch.manual_seed(0)
+    assert losses.shape == (50,) and seen[0].std() > 0.6
+
+
 # ---- What is kept ----
 
 
@@ -152,7 +184,7 @@ def test_study_is_valid(name):
         jit.Flow(**network["flow"])
         assert network["train"].keys() <= inspect.signature(jit.train).parameters.keys()
         known = inspect.signature(jit.sample_images).parameters.keys()
-        assert sampled.keys() - {"n", "score_size"} <= known
+        assert sampled.keys() - {"n", "score_size", "start", "limit"} <= known
 
 
 def test_what_studies_share():
