@@ -24,7 +24,7 @@ PANELS = (
     ("width", "width", "hidden units in a layer", "off_plane",
      "Do more hidden units help ε and v?\nLittle: with 2,048, v keeps half the noise"),
     ("intrinsic", "d", "dimension d of the data", "missed",
-     "Must the data be low-dimensional?\nYes: as d grows to D, x comes to miss as much as v"),
+     "Must the data be low-dimensional?\nYes: from 128 of 512 on x misses more than v"),
     ("combos", "loss", "what the loss compares", "off_curve",
      "Is it the loss?\nNo, it is what the network predicts"),
     ("skip", "skip", "path for z around the hidden layers", "off_plane",

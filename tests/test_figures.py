@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import denoising
@@ -457,6 +458,40 @@ def test_numbers_of_toy_md_are_those_of_the_json():
             found = [r["off_plane"] for r in records if (r["D"], r["pred"]) == (2**k, pred)]
             unit = 10.0 ** -len(text.partition(".")[2])
             assert np.mean(found) == pytest.approx(float(text), abs=0.51 * unit), (pred, 2**k)
+
+
+def test_missed_of_toy_md():
+    """The table of data with and without shape, three seeds."""
+    records = json.loads((FIGURES / "toy_why.json").read_text())["intrinsic"]
+    page = (FIGURES / "toy.md").read_text().partition("| missed; d")[2]
+    names = dict(gaussian="normal numbers", spirals="spirals")
+    for pred, (data, name) in product("xv", names.items()):
+        row = re.search(rf"^\| {pred}, {name} \|(.*)\|$", page, re.M)[1].split("|")
+        for d, cell in zip((2, 8, 32, 128, 512), row, strict=True):
+            text = cell.split("±")[0].strip()
+            found = [r["missed"] for r in records
+                     if (r["d"], r["pred"], r["data"]) == (d, pred, data)]  # fmt: skip
+            unit = 10.0 ** -len(text.partition(".")[2])
+            assert len(found) == 3 and np.mean(found) == pytest.approx(float(text), abs=0.51 * unit)
+
+
+@pytest.mark.parametrize("data", ["gaussian", "spirals"])
+def test_the_best_guess_is_missed_by_nobody(data):
+    """What it leaves of x has nothing to do with z; a network that knows it misses nothing, one
+    that says v = 0 misses about the noise."""
+    torch.manual_seed(0)
+    config = toy_manifold.Config(12, d=4, data=data, pred="v")
+    P, t = toy_manifold.random_plane(12, 4), torch.full((4000,), 0.6)
+    x = toy_manifold.draw_data(4000, P, data)
+    z = jit.interpolate(x, torch.randn(4000, 12), t)
+    guess = toy_why.best_guess(z, t, P, data)
+    assert ((x - guess) * guess).sum(1).mean().abs() < 0.1 < (x - guess).square().sum(1).mean()
+
+    def knows(z, t):
+        return jit.convert(toy_why.best_guess(z, t, P, data), z, t, "x")["v"]
+
+    assert toy_why.missed(knows, config, P) < 1e-6
+    assert 0.5 < toy_why.missed(lambda z, t: 0 * z, config, P) < 1.5
 
 
 # ---- The judge ----
