@@ -1,6 +1,6 @@
 """denoising.png, .gif: the way of two samples of a run from noise to image, z above x_pred.
 
-    python figures/denoising.py runs/long
+    python figures/denoising.py runs/shapes-Ti-16-x
 """
 
 import functools
@@ -15,7 +15,7 @@ from style import INK, canvas, new_figure, save, script_to_out, show
 
 
 def draw_strip(states):
-    """z above x_pred at nine times, of each image. states: of ten steps of jit.integrate."""
+    """z above x_pred at nine of the times 0, .1 ... 1, of each image."""
     chosen, left = (0, 1, 2, 3, 4, 5, 6, 8, 10), 0.5
     step, side = 0.862, 0.8533  # inches; the side is 128 dots
     n = len(states[0][1])
@@ -51,10 +51,9 @@ def draw_frame(t, z, x_pred):
 
 
 def draw_animation(states, path):
-    """A frame for each time, the last one stays for two seconds."""
-    style = dict(dither=Image.Dither.NONE)  # 40 colours: noise makes large files
-    frames = [draw_frame(*state).quantize(40, **style) for state in states]
-    pauses = [80] * (len(frames) - 1) + [2000]  # milliseconds
+    """A frame for each time, with colours of its own; the last one stays for two seconds."""
+    frames = [draw_frame(*state).quantize(64, dither=Image.Dither.NONE) for state in states]
+    pauses = [70] * (len(frames) - 1) + [2000]  # milliseconds
     settings = dict(format="GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0)
     jit.write_whole(path, functools.partial(frames[0].save, **settings))
 
@@ -73,8 +72,9 @@ def draw(args):
     device, cfg = net.pos_embed.device, jit.guidance_weight(2.0, net, flow)
     velocity = jit.guided_velocity(net, y.to(device), flow, cfg)
     noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(2)).to(device)
-    states = list(jit.integrate(velocity, noise, steps=10))  # few: noise hardly compresses
-    save(draw_strip(states), args.out / "denoising.png", f"python figures/denoising.py {args.run}")
+    states = list(jit.integrate(velocity, noise, steps=30))
+    strip = draw_strip(states[::3])
+    save(strip, args.out / "denoising.png", f"python figures/denoising.py {args.run}")
     draw_animation(states, args.out / "denoising.gif")
 
 

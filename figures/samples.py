@@ -1,7 +1,6 @@
-"""samples.png: real shapes above samples of a run; with a longer run its samples above those.
+"""samples.png: real shapes above samples of a run.
 
     python figures/samples.py runs/shapes-Ti-16-x
-    python figures/samples.py runs/shapes-Ti-16-x runs/long     (jit.py train --steps N --out ...)
 """
 
 import sys
@@ -36,48 +35,36 @@ def draw_rows(ax, top, images, side):
     return bottom
 
 
-def draw_samples(runs):
-    """Real shapes above samples of a run, or of a long run and, smaller, of the default run."""
-    (net, flow, _, steps), *default = runs
+def draw_samples(net, flow, steps):
+    """Real shapes above samples of a run."""
     torch.manual_seed(0)
     real = jit.to_uint8(jit.render_shapes(torch.arange(10), jit.random_factors(10), net.shape[-1]))
-    title = f"What {flow.pred}-prediction draws after {steps:,} steps, beneath real shapes"
-    label = "long run: " * len(default) + f"samples after {steps:,} steps"
-    # Label, images, their side in inches.
-    parts = [("real: the renderings that training sees", real, 0.8)]
-    parts += [(label, draw_unselected(net, flow, 30), 0.8)]
-    for net, flow, _, fewer in default:
-        title = f"{fewer:,} steps draw the ten shapes, {steps:,} steps cleaner ones"
-        label = (f"default run (python jit.py train): samples after {fewer:,} steps, "
-                 "from the same noise, half as large")  # fmt: skip
-        parts += [(label, draw_unselected(net, flow, 20), 0.4)]
-    height = 0.925 + sum(0.35 + len(images) // 10 * (side + 0.025) for _, images, side in parts)
+    title = f"What {flow.pred}-prediction generates after {steps:,} steps, beneath real shapes"
     note = "Samples are unselected: seed 0, classes in turn; EMA 1, guidance 2."
+    parts = [("real: the renderings that training sees", real),
+             (f"samples after {steps:,} steps", draw_unselected(net, flow, 30))]  # fmt: skip
+    height, side = 0.925 + sum(0.35 + len(images) // 10 * 0.825 for _, images in parts), 0.8
     figure = new_figure(height, title, note)
     ax, top = canvas(figure), height - 0.725
     for i, name in enumerate(jit.SHAPES):
         ax.text(0.4375 + 0.825 * i, top - 0.4, name, ha="center", fontsize=10, color=GREY)
-    for label, images, side in parts:
+    for label, images in parts:
         ax.text(0.04, top, label, va="top", fontsize=11, color=INK)
         top = draw_rows(ax, top - (0.45 if images is real else 0.25), images, side) - 0.125
     return figure
 
 
+def draw(args):
+    net, flow, _, steps = load(args.run)
+    command = f"python figures/samples.py {args.run}"
+    save(draw_samples(net, flow, steps), args.out / "samples.png", command, 160)
+
+
 def main(words=None):
     parser = script_to_out(__doc__)
     parser.add_argument("run", type=Path, help="folder of a run on the shapes, or its checkpoint")
-    parser.add_argument("long", nargs="?", type=Path, help="a longer run of the same")
     args = parser.parse_args(words)
     return finish(lambda: draw(args))
-
-
-def draw(args):
-    runs = [load(path) for path in (args.long, args.run) if path]  # the long one first
-    same = all(runs[0][2][key] == runs[-1][2][key] for key in ("network", "flow"))
-    longer = len(runs) == 1 or same and runs[0][3] > runs[1][3]
-    jit.check(longer, f"{args.long} must be the same as {args.run}, and trained for longer.")
-    words = " ".join(str(path) for path in (args.run, args.long) if path)
-    save(draw_samples(runs), args.out / "samples.png", f"python figures/samples.py {words}", 160)
 
 
 if __name__ == "__main__":
