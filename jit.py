@@ -578,7 +578,7 @@ class Shapes:
 # ---- 6. Data from a folder ----
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-MEMORY_LIMIT = 4 * 2**30  # bytes; a folder with more pixels is read again in every epoch
+MEMORY_LIMIT = 2 * 2**30  # bytes; a folder with more pixels is read again in every epoch
 
 
 def crop(image, size, channels):
@@ -637,23 +637,20 @@ class Images:
             return self.pixels[indices], self.labels[indices]
         images = list(decoders().map(self.read, indices))
         readable = [i for i, image in zip(indices, images) if image is not None]
-        images = [image for image in images if image is not None]
-        return torch.stack(images) if images else torch.empty(0), self.labels[readable]
+        none = torch.empty(0, *self.shape, dtype=torch.uint8)
+        pixels = torch.cat([none, *(image[None] for image in images if image is not None)])
+        return pixels, self.labels[readable]
 
     def load(self):
         """Read all images into memory, and leave out the broken ones."""
-        n, readable = len(self.paths), []
-        pixels = torch.empty(n, *self.shape, dtype=torch.uint8)
-        images = decoders().map(self.read, range(n))
-        for i, image in enumerate(tqdm(images, "reading images", n, leave=False)):
-            if image is not None:
-                pixels[len(readable)] = image
-                readable.append(i)
-        check(readable, f"none of the {n} files can be read as an image.")
-        if len(readable) < n:
-            print(f"{n - len(readable)} of {n} files were left out", file=sys.stderr)
-        self.pixels, self.labels = pixels[: len(readable)], self.labels[readable]
-        self.paths = [self.paths[i] for i in readable]
+        n = len(self.paths)
+        starts = tqdm(range(0, n, 100), "reading images", leave=False)
+        pixels, labels = zip(*[self.batch(range(i, min(i + 100, n))) for i in starts])
+        self.pixels, self.labels = torch.cat(pixels), torch.cat(labels)
+        left = len(self.labels)
+        check(left, f"none of the {n} files can be read as an image.")
+        if left < n:
+            print(f"{n - left} of {n} files were left out", file=sys.stderr)
 
     def check_classes(self):
         """Stop where no image of a class can be read: it would not be learnt, yet sampled."""
@@ -686,9 +683,6 @@ def find_images(name, shape):
     root = Path(name)
     check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
     folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
-    for folder in folders:
-        circular = root.resolve().is_relative_to(folder.resolve())
-        check(not circular, f"{folder} is a link to a folder that holds it.")
     files = [*root.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
     files = sorted(path for path in files if not path.is_dir()
                    and "/." not in path.relative_to(root.parent).as_posix())  # hidden
@@ -1440,15 +1434,13 @@ def load_statistics(path):
     try:
         with np.load(path) as file:
             mu, sigma = file["mu"].astype(float), file["sigma"].astype(float)
-        if mu.shape != (2048,) or sigma.shape != (2048, 2048):
-            raise ValueError(f"mu and sigma have the shapes {mu.shape} and {sigma.shape}")
-        if not np.isfinite(mu.sum() + sigma.sum()) or not np.allclose(sigma, sigma.T):
-            raise ValueError("mu and sigma are no mean and covariance")
         values = np.linalg.eigvalsh(sigma)
-        if values[0] < -1e-3 * values[-1]:  # more than the rounding of fp32
-            raise ValueError("sigma is no covariance: it has a negative eigenvalue")
+        is_covariance = np.allclose(sigma, sigma.T) and values[0] > -1e-3 * values[-1]  # fp32
+        if mu.shape != (2048,) or len(values) != 2048 or not np.isfinite(mu.sum() + sigma.sum()):
+            raise ValueError(f"shapes {mu.shape} and {sigma.shape}, or numbers that are none")
     except Exception as error:  # whatever bytes may cause
         raise Stop(f"{path} holds no statistics of Inception features: {error}.") from error
+    check(is_covariance, f"{path}: sigma is no covariance.")
     return mu, sigma
 
 

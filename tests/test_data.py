@@ -123,7 +123,7 @@ def test_flat_folder_has_no_classes(capsys):
 
 def test_links(capsys):
     """A class folder may be a link to another disk; below, links are not followed: they may lead
-    back. One among the classes that does is refused, and a class of links to what is gone, too."""
+    back. A class of links to what is gone is refused."""
     save("disk/1.png", "red"), save("d/b/2.png", "blue")
     Path("d/a").symlink_to("../disk")
     Path("disk/up").symlink_to("../d"), Path("d/b/self").symlink_to("self")
@@ -131,10 +131,6 @@ def test_links(capsys):
     Path("d/gnir").symlink_to("ring")
     data = open_data()
     assert data.names == ["a", "b"] and colours(data.pixels) == [[255, 0, 0], [0, 0, 255]]
-    for place in (".", "..", str(Path().resolve())):
-        Path("d/all").symlink_to(place)
-        assert "d/all" in refused(capsys, "train", *TINY, "--data", "d")
-        Path("d/all").unlink()
     Path("d/c").mkdir(), Path("d/c/1.png").symlink_to("/nowhere/1.png")
     assert " c " in refused(capsys, "train", *TINY, "--data", "d")
 
