@@ -491,9 +491,15 @@ FACTORS = {  # all that varies within a class: a manifold of seven dimensions (d
 }  # fmt: skip
 
 
+@functools.cache
+def constant(values, device):
+    """A tensor of numbers, copied to a device once: each copy would make a GPU wait."""
+    return torch.tensor(values, device=device)
+
+
 def random_factors(n, device=None):
     """Draw factors (n, 7), each uniform in its range."""
-    low, high = torch.tensor(list(FACTORS.values()), device=device).unbind(1)
+    low, high = constant(tuple(FACTORS.values()), device).unbind(1)
     return low + (high - low) * torch.rand(n, len(FACTORS), device=device)
 
 
@@ -553,7 +559,7 @@ def render_shapes(labels, factors, size):
 
     def rainbow(hue, saturation):  # RGB (B, 3, 1, 1), about equally light: so green swings less
         phase = torch.stack([hue, hue - 1 / 3, hue + 1 / 3], 1)
-        swings = torch.tensor([[0.58, 0.48, 0.55], [0.42, 0.32, 0.42]], device=hue.device)
+        swings = constant(((0.58, 0.48, 0.55), (0.42, 0.32, 0.42)), hue.device)
         centre, swing = swings.view(2, 3, 1, 1)
         return centre + saturation * swing * (math.tau * phase).cos()
 

@@ -288,6 +288,14 @@ def test_nothing_leaves_its_device_nor_waits(meta, pred, loss):
     assert jit.resize_tf1(jit.resize_tf1(images, 3), 2).shape == (4, 3, 299, 299)
 
 
+def test_shapes_copy_nothing_to_the_gpu(monkeypatch):
+    """A copy from memory that is not pinned makes it wait: constants go there once."""
+    labels = torch.zeros(4, dtype=torch.long, device="meta")
+    jit.render_shapes(labels, jit.random_factors(4, "meta"), 16)
+    monkeypatch.setattr(torch, "tensor", None)  # a call would fail
+    jit.render_shapes(labels, jit.random_factors(4, "meta"), 16)
+
+
 class CountWaits(TorchDispatchMode):
     """Counts the numbers that go from tensors to Python."""
 

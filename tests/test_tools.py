@@ -3,8 +3,11 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
 import tarfile
 import time
+from pathlib import Path
 
 import cifar10
 import metrics
@@ -13,7 +16,7 @@ import pytest
 import rfd
 import speed
 import torch
-from conftest import save
+from conftest import ROOT, save
 from PIL import Image
 
 import jit
@@ -106,3 +109,14 @@ def test_cifar10_becomes_a_folder_that_jit_reads(tmp_path, monkeypatch, capsys):
     assert cifar10.main(["d"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and cifar10.URL in said and str(archive) in said
+
+
+def test_gpu_check_runs_on_a_cpu():
+    """Each of its parts, with tiny sizes: what would fail on a GPU's time is found here."""
+    environment = os.environ | dict(TINY="1", OUT=str(Path("out").resolve()))
+    script = ROOT / "figures" / "gpu_check.sh"
+    assert subprocess.run(["bash", script], env=environment, capture_output=True).returncode == 0
+    report = Path("out/report.txt").read_text()
+    assert "whole and killed: 0.0" in report and report.count("-- exit code 0") == 10
+    assert report.count("images_per_s") == 6 and "decoded each time" in report
+    assert len(list(Path("out").glob("*.png"))) == 4
