@@ -29,7 +29,7 @@ LABELS = dict(
     solver=dict(heun="Heun", euler="Euler"),
     sampler=dict(plain="as ever", limit="x_pred in [−1, 1]", start="from t = 0.02"),
     low={0.0: "guidance at all t", 0.1: "for t > 0.1"},
-    patch="patches of {numbers} numbers", mu="μ = {}", w="w = {:g}", steps="{} steps", k="k = {}",
+    patch="patches of {numbers} numbers, network {width} wide", mu="μ = {}", w="w = {:g}", steps="{} steps", k="k = {}",
     r={0: "none"} | {r: f"r = {r}" for r in (4, 32, 128)}, size="{} px, patch {patch}",
     rate={0.25: "rate / 4", 0.5: "rate / 2", 1: "our rate", 2: "rate × 2", "long": "4 × steps"},
     ratio={0.25: "ratio 1/4", 0.5: "ratio 1/2", 0.75: "ratio 3/4", 1: "ratio 1", 1.5: "ratio 3/2",
@@ -43,8 +43,10 @@ def label(coordinate, value, cell=None):
     words = LABELS.get(coordinate, "{}")
     if isinstance(words, dict):
         return words.get(value, str(value))
-    patch, channels = (cell.net["patch"], cell.net["channels"]) if cell else (0, 0)
-    return words.format(value, patch=patch, numbers=channels * patch**2).replace("-", "−")
+    net = cell.net if cell else dict(patch=0, channels=0, width=0)
+    numbers = net["channels"] * net["patch"] ** 2
+    known = dict(patch=net["patch"], width=net["width"], numbers=numbers)
+    return words.format(value, **known).replace("-", "−")
 
 
 def distinct(cells, coordinate):
@@ -190,11 +192,11 @@ def name_rows_and_columns(axes, cells, study, places):
         i, j = places[place_of(cell, study)]
         row, panel, column = place_of(cell, study)
         if (row, panel) not in named and len(distinct(cells, study.row)) > 1:
-            axes[i, j].set_ylabel(label(study.row, row, cell), fontsize=10.5)
+            style = dict(fontsize=10.5, color=COLOURS.get(row, INK))
+            axes[i, j].set_ylabel(label(study.row, row, cell), **style)
         if (panel, column) not in named:
-            real_above = study.real == "row" and panel == distinct(cells, study.panel)[0]
-            top, colour = axes[0 if real_above else i, j], COLOURS.get(cell.at.get("pred"), INK)
-            top.set_title(label(study.column, column, cell), color=colour)
+            top = axes[0 if study.real == "row" else i, j]
+            top.set_title(label(study.column, column, cell), color=COLOURS.get(column, INK))
             if study.panel and column == columns[len(columns) // 2]:
                 style = dict(transform=top.transAxes, ha="center", fontweight="bold")
                 top.text(0.5, 1.25, label(study.panel, panel, cell), **style)
@@ -202,19 +204,19 @@ def name_rows_and_columns(axes, cells, study, places):
 
 
 def draw_real(axes, results, cells, shown):
-    """Real images: above the first panel, left of the first row, or in a place that is free."""
+    """Real images: above all columns, left of the first row, or in a place that is free."""
     study, known = results.study, next(cell for cell in cells if results.of(cell))
     free = axes[:1, 0] if study.real == "column" else []
     if study.real == "row":
-        free = axes[0, : len(distinct(cells, study.column))]
+        free = [axes[0, j] for j in sorted({j for _, j in places_of(cells, study).values()})]
     if study.real == "free":
         free = [ax for ax in axes.flat if not ax.axison][:1]
     for which, ax in enumerate(free):
         draw_tiles(ax, results.real_picture(known, shown, which))
         words = results.real_words(known) if which == 0 else ""
-        if study.real == "row":
+        if study.real == "row" and which == 0:
             ax.set_ylabel(words.replace(": ", ":\n"), fontsize=9.5)
-        else:
+        elif study.real != "row":
             ax.set_xlabel(words, fontsize=9.5)
 
 
