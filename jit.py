@@ -470,6 +470,20 @@ def check(condition, sentence):
         raise Stop(sentence)
 
 
+def explain(error):
+    """(a sentence, the exit code) for what a user can mend; None for a bug: its traceback helps."""
+    if isinstance(error, Stop):
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped.", 130
+    if isinstance(error, OSError):
+        return str(error).partition("\n")[0], 2
+    is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if is_memory or "can't allocate memory" in str(error):  # how torch says it on a CPU
+        return "out of memory: try a smaller --batch-size, or train with --accum.", 1
+    return None
+
+
 def processes():
     """(rank of this process, number of processes): those of torchrun, else (0, 1)."""
     world = os.environ.get("WORLD_SIZE") or "1"
@@ -1525,20 +1539,6 @@ class Output:
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
-
-
-def explain(error):
-    """(a sentence, the exit code) for what a user can mend; None for a bug: its traceback helps."""
-    if isinstance(error, Stop):
-        return str(error), error.code
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped.", 130
-    if isinstance(error, OSError):
-        return str(error).partition("\n")[0], 2
-    is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    if is_memory or "can't allocate memory" in str(error):  # how torch says it on a CPU
-        return "out of memory: try a smaller --batch-size, or train with --accum.", 1
-    return None
 
 
 def main(words=None):
