@@ -667,10 +667,10 @@ class Images:
         starts = tqdm(range(0, n, 100), "reading images", leave=False)
         pixels, labels = zip(*[self.batch(range(i, min(i + 100, n))) for i in starts])
         self.pixels, self.labels = torch.cat(pixels), torch.cat(labels)
-        left = len(self.labels)
-        check(left, f"none of the {n} files can be read as an image.")
-        if left < n:
-            print(f"{n - left} of {n} files were left out", file=sys.stderr)
+        readable = len(self.labels)
+        check(readable, f"none of the {n} files can be read as an image.")
+        if readable < n:
+            print(f"{n - readable} of {n} files were left out", file=sys.stderr)
 
     def check_classes(self):
         """Stop where no image of a class can be read: it would not be learnt, yet sampled."""
@@ -704,8 +704,8 @@ def find_images(name, shape):
     check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
     folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
     files = [*root.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
-    files = sorted(path for path in files if not path.is_dir()
-                   and "/." not in path.relative_to(root.parent).as_posix())  # hidden
+    hidden = {path for path in files if "/." in f"/{path.relative_to(root).as_posix()}"}
+    files = sorted(path for path in set(files) - hidden if not path.is_dir())
     Image.init()  # PIL then knows all types of files that it can open
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
     paths = [path for path in files if path.suffix.lower() in known]

@@ -109,6 +109,8 @@ def test_folder_of_classes(capsys):
     said = capsys.readouterr().out
     for phrase in ("3 images, 2 classes: a, b", "left out 5 other files", "no images in c"):
         assert phrase in said, phrase
+    save("d/.hidden.png", "white"), os.chdir("d")
+    assert open_data(".").names == ["a", "b"] and "left out 5 other" in capsys.readouterr().out
 
 
 def test_flat_folder_has_no_classes(capsys):
