@@ -25,10 +25,11 @@ Contents  The method: 1 flow (Table 1), 2 training step (Algorithm 1), 3 samplin
 
 Differences from the paper and its official code, github.com/LTH14/JiT:
  1. All nine prediction/loss pairs; the official code has x-prediction under the v-loss only.
- 2. On CUDA attention is in bf16 and tokens between blocks in fp32; there it is the other way round.
+ 2. On CUDA attention is in bf16 and tokens between blocks in fp32; there attention is in fp32, and
+    tokens in bf16 until the in-context ones join.
  3. Guidance is one batch with and without class; where its weight is 1, with class alone.
  4. The memory of the averaged weights (EMA) grows with the run, so that short runs can use them.
- 5. Noise is seeded per step and image: runs resume, and an image does not depend on its batch.
+ 5. Noise is seeded per step, or per sampled image: runs resume, a sample ignores its batch.
  6. The noise has a standard deviation of 1 below 256 px, where the paper's rule says size / 256.
  7. The default learning rate grows with the root of the batch, there with the batch itself.
 """
@@ -124,7 +125,7 @@ def sample_t(n, mu=-0.8, sigma=0.8, device=None):
 
 @dataclasses.dataclass
 class Flow:
-    """All choices about the flow, the same in training and in sampling."""
+    """All choices about the flow. Sampling needs pred, noise_scale and t_clip of them."""
 
     pred: str = "x"  # what the network predicts: x, eps or v
     loss: str = "v"  # the space in which prediction and truth are compared: x, eps or v
@@ -139,7 +140,7 @@ class Flow:
 
 # A network is a function net(z, t, y) -> output, with z and output (B, C, H, W), t (B,), and y (B,)
 # the numbers of the classes. It also learns to do without the class, which guidance will need.
-NO_CLASS = -1
+NO_CLASS = -1  # for the network the last row of its table
 
 
 def matrix_products_in_bf16(device):
@@ -167,8 +168,8 @@ def update_average(average, parameters, decay, window, step):
     """average <- d average + (1 - d) parameters, d = decay, in place, for lists of tensors.
 
     The weights still jump about from step to step; samples come from their average (EMA). The
-    paper's d = 0.9999 remembers 10,000 steps, which at first is mostly the random start. Until
-    then d = 1 - window / (window + step), which remembers the last 1 / window of the run.
+    paper's d = 0.9999 remembers 10,000 steps, which at first is mostly the random start. So up to
+    step 90,000 d is 1 - window / (window + step), which remembers the last 1 / window of the run.
     """
     decay = min(decay, 1 - window / (window + step))
     torch._foreach_lerp_(average, parameters, 1 - decay)
@@ -183,8 +184,8 @@ def integrate(velocity, z, steps=50, solver="heun"):
 
     velocity: a function (z, t: float) -> v of z's shape; its network is in eval mode. x_pred = z +
     (1 - t) v is where the tangent at z arrives at t = 1. "euler" follows the tangent for a step,
-    "heun" the mean of the slopes at both ends. The last step is Euler's: at t = 1 v = (x - z) /
-    (1 - t) would be 0 / 0. Raises ValueError for another solver.
+    "heun" the mean of the slopes at both ends. The last step is Euler's: at t = 1 z is the
+    image, and v = (x - z) / (1 - t) is 0 / 0. Raises ValueError for another solver.
     """
     if solver not in ("euler", "heun"):
         raise ValueError(f"solver {solver!r} is neither euler nor heun")
@@ -398,11 +399,13 @@ class JiT(nn.Module):
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.arguments = arguments  # saved with the weights, to build the network again
-        fits = size % patch == 0 == width % (4 * heads)  # 4: pairs that turn, on two axes
-        if not fits or context_tokens and context_start >= depth:
-            raise ValueError(f"size {size} must be a multiple of patch {patch}, width {width} of 4 "
-                             f"heads {heads}, context_start {context_start} below depth {depth}")
-        side, self.shape = size // patch, (channels, size, size)
+        fits = size % patch == 0 and width % (4 * heads) == 0  # 4: pairs that turn, on two axes
+        if not fits or (context_tokens and context_start >= depth):
+            raise ValueError(f"size {size} must be a multiple of patch {patch}, width {width} of "
+                             f"4 times heads {heads}, context_start {context_start} below depth "
+                             f"{depth}")
+        side = size // patch
+        self.shape = (channels, size, size)
         self.patch, self.classes = patch, classes
         self.context_tokens, self.context_start = context_tokens, context_start
         time_mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
@@ -442,7 +445,8 @@ class JiT(nn.Module):
         time = self.t_embedder["mlp"](time_features(t))[:, None]  # (B, 1, D)
         y = torch.where(y == NO_CLASS, self.classes, y)  # the last row of the table
         label = self.y_embedder["embedding_table"](y)[:, None]  # (B, 1, D)
-        c, rope = time + label, (self.cos, self.sin)
+        c = time + label
+        rope = (self.cos, self.sin)
         tokens = self.x_embedder(z) + self.pos_embed  # (B, N, D)
         for i, block in enumerate(self.blocks):
             if self.context_tokens and i == self.context_start:
@@ -457,7 +461,8 @@ class JiT(nn.Module):
 
 
 class Stop(Exception):
-    """Ends the program with a sentence. code: 2 for a user's mistake, 1 for a run that failed."""
+    """Ends the program with a sentence. code: 2 for what a user can mend, 1 for a run that failed,
+    130 after Ctrl-C."""
 
     def __init__(self, sentence, code=2):
         super().__init__(sentence)
@@ -478,8 +483,8 @@ def explain(error):
         return "stopped.", 130
     if isinstance(error, OSError):
         return str(error).partition("\n")[0], 2
-    is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    if is_memory or "can't allocate memory" in str(error):  # how torch says it on a CPU
+    words = ("out of memory", "can't allocate memory")  # of torch, on GPUs and CPUs
+    if isinstance(error, MemoryError) or any(word in str(error) for word in words):
         return "out of memory: try a smaller --batch-size, or train with --accum.", 1
     return None
 
@@ -492,6 +497,11 @@ def processes():
     complete = world.isdecimal() and "MASTER_ADDR" in os.environ
     check(complete, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
     return int(os.environ["RANK"]), int(world)
+
+
+def processes_here():
+    """How many processes share this machine: torchrun says so."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or processes()[1])
 
 
 # ---- 5. Built-in data: ten shapes, drawn as they are needed ----
@@ -562,7 +572,7 @@ def render_shapes(labels, factors, size):
     """Images (B, 3, size, size) in [-1, 1] of labels (B,) and factors (B, 7)."""
     x, y, scale, angle, hue, back_hue, back_light = factors[..., None, None].unbind(1)  # (B, 1, 1)
     fields = distance_fields(factors.device)[labels]  # (B, 1, 128, 128)
-    cos, sin = angle.cos() / (1.5 * scale), angle.sin() / (1.5 * scale)
+    cos, sin = angle.cos() / (1.5 * scale), angle.sin() / (1.5 * scale)  # 1.5: as the fields span
     axis = (torch.arange(size, device=factors.device) + 0.5) * (2 / size) - 1
 
     def distance(shift):  # to the outline, from each pixel or a place shifted along the diagonal
@@ -592,7 +602,9 @@ class Shapes:
     """The built-in data: images (3, size, size) without end."""
 
     size: int
-    names, labels, fingerprint = SHAPES, (), ""
+    names = SHAPES
+    labels = ()  # there is no end of them
+    fingerprint = ""
 
 
 # ---- 6. Data from a folder ----
@@ -629,7 +641,7 @@ def decoders():
     """Threads that read images, one for each core: PIL lets the others run while it decodes."""
     has_affinity = hasattr(os, "sched_getaffinity")  # the cores of this job, not of the machine
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return ThreadPoolExecutor(max(1, cores // processes()[1]))
+    return ThreadPoolExecutor(max(1, cores // processes_here()))
 
 
 @dataclasses.dataclass
@@ -664,7 +676,8 @@ class Images:
     def load(self):
         """Read all images into memory, and leave out the broken ones."""
         n = len(self.paths)
-        starts = tqdm(range(0, n, 100), "reading images", leave=False)
+        is_silent = processes()[0] > 0
+        starts = tqdm(range(0, n, 100), "reading images", leave=False, disable=is_silent)
         pixels, labels = zip(*[self.batch(range(i, min(i + 100, n))) for i in starts])
         self.pixels, self.labels = torch.cat(pixels), torch.cat(labels)
         readable = len(self.labels)
@@ -676,7 +689,8 @@ class Images:
         """Stop where no image of a class can be read: it would not be learnt, yet sampled."""
         for label, name in enumerate(self.names):
             indices = (self.labels == label).nonzero().flatten().tolist()
-            readable = any(self.pixels is not None or self.read(i) is not None for i in indices)
+            in_memory = self.pixels is not None  # then the broken ones are gone
+            readable = any(in_memory or self.read(i) is not None for i in indices)
             check(readable, f"no image of class {name} can be read: mend it or delete it.")
 
 
@@ -715,9 +729,11 @@ def find_images(name, shape):
     names, paths = names.tolist(), nested or paths
     class_list = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     empty = sorted({plain_text(folder.name) for folder in folders} - set(names))
-    print(f"{root}: {len(paths)} images, {len(names)} classes: {class_list or 'none'}; "
-          f"left out {len(files) - len(paths)} other files"
-          + (f"; no images in {', '.join(empty[:10])}" if empty else ""))
+    line = f"{root}: {len(paths)} images, {len(names)} classes: {class_list or 'none'}; "
+    line += f"left out {len(files) - len(paths)} other files"
+    line += f"; no images in {', '.join(empty[:10])}" if empty else ""
+    if processes()[0] == 0:
+        print(line)
     check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or *.jpg without classes.")
     is_split = names and SPLITS.issuperset(name.lower() for name in names)
     check(not is_split, f"{root} is split into {class_list}: give one.")
@@ -730,7 +746,7 @@ def open_data(name, shape):
     if name == "shapes":
         return Shapes(shape[1])
     images = find_images(name, shape)
-    if len(images.paths) * math.prod(shape) <= MEMORY_LIMIT // processes()[1]:
+    if len(images.paths) * math.prod(shape) <= MEMORY_LIMIT // processes_here():
         images.load()
     images.check_classes()
     return images
@@ -753,7 +769,10 @@ def read_batch(data, indices, tries=20):
 
 
 def data_batches(data, places, seed, device, flip=False):
-    """For each range of places in the row of epochs: x (B, C, S, S) in [-1, 1], classes (B,)."""
+    """For each part of a batch x (B, C, S, S) in [-1, 1] and classes (B,).
+
+    places: ranges of places in the endless row of shuffled epochs; of shapes only their lengths.
+    """
     for part in places:
         if isinstance(data, Shapes):
             y = torch.randint(len(SHAPES), (len(part),), device=device)
@@ -798,11 +817,12 @@ class Inception:
             x = F.relu_(F.conv2d(x, *self.layers[prefix + name], padding="same"))
         return F.relu_(F.conv2d(x, *self.layers[prefix + names[-1]], stride, padding))
 
-    def block(self, name, x, *chains, pool=F.avg_pool2d):
+    average_pool = functools.partial(F.avg_pool2d, count_include_pad=False)
+
+    def block(self, name, x, *chains, pool=average_pool):
         """Chains side by side, each given by its names, and one convolution after a pool."""
         branches = [self.chain(x, f"Mixed_{name}.branch", *names) for names in chains]
-        details = dict(count_include_pad=False) if pool is F.avg_pool2d else {}
-        x = pool(x, 3, stride=1, padding=1, **details)
+        x = pool(x, 3, stride=1, padding=1)
         return torch.cat([*branches, self.chain(x, f"Mixed_{name}.branch", "_pool")], 1)
 
     def block_to_half(self, name, x, *chains):
@@ -1020,7 +1040,7 @@ def load_run(path, weights, device, network=JiT):
             raise ValueError("its weights are not finite")
         flow = Flow(**config["flow"])
     except Exception as error:  # whatever a file may hold
-        reason = str(error).splitlines()[-1].strip()[:200]
+        reason = (str(error) or repr(error)).splitlines()[-1].strip()[:200]
         raise Stop(f"{path} does not fit a JiT: {reason}") from error
     return net.to(device).eval().requires_grad_(False), flow, config
 
@@ -1053,7 +1073,7 @@ def flat(config):
 
 
 def summarize(seen, parameters):
-    """Of pairs loss, t: the mean loss, that in ten bins of t (None: empty); the gradient's norm."""
+    """Of pairs loss, t: the mean loss, also in ten bins of t (None: empty); a gradient's norm."""
     losses, t = (torch.cat(column).cpu() for column in zip(*seen))
     bins = [losses[(t * 10).long().clamp(max=9) == i] for i in range(10)]
     by_t = [part.mean().item() if len(part) else None for part in bins]
@@ -1083,7 +1103,8 @@ def guidance_weight(cfg, net, flow):
 def pick_classes(n, classes, names=(), wanted=""):
     """For n images the numbers (n,) and names of classes: those wanted, or all, in turn."""
     wanted = plain_text(wanted)
-    words = [wanted] if wanted in names else wanted.split(",")  # a name may hold a comma
+    words = [word.strip() for word in wanted.split(",")]
+    words = [wanted] if wanted in names else words  # a name may hold a comma
     chosen = []
     for word in words if wanted else []:
         is_known = word in names or (word.isdecimal() and int(word) < classes)
@@ -1114,7 +1135,7 @@ def draw_sheet(path, images, captions):
 def sample_classes(net, flow, n, names, wanted="", cfg=2.0, **settings):
     """(captions, batches) of n images of the classes wanted, or of all, in turn.
 
-    Follows only what was trained: no classes after label_drop 1, guidance as guidance_weight says.
+    No classes after a label_drop of 1; guidance as guidance_weight says.
     settings: of sample_images.
     """
     y, captions = pick_classes(n, net.classes if flow.label_drop < 1 else 0, names, wanted)
@@ -1130,7 +1151,8 @@ def optional(name):
     except Exception as error:
         if explain(error) is None:  # a bug
             raise
-        tqdm.write(f"no {name}: {error}", file=sys.stderr)
+        reason = str(error).partition("\n")[0]
+        tqdm.write(f"no {name}: {reason}", file=sys.stderr)
 
 
 def draw_samples(path, net, flow, names, cfg):
@@ -1159,8 +1181,8 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
     ddp = nn.parallel.DistributedDataParallel
     model = ddp(net, broadcast_buffers=False) if world > 1 else net
     # Where it goes on: with the same config, but for the place of the data.
-    recipe = dict(batch_size=batch_size, accum=accum, lr=lr, warmup=warmup, cooldown=cooldown,
-                  flip=flip, seed=seed)  # fmt: skip
+    recipe = dict(batch_size=batch_size, parts=accum * world, lr=lr, warmup=warmup,
+                  cooldown=cooldown, flip=flip, seed=seed)  # fmt: skip
     config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe,
                   names=list(data.names), images=len(data.labels), data=data_name,
                   fingerprint=data.fingerprint)  # fmt: skip
@@ -1170,7 +1192,7 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
         print(f"{out}: {flow.pred}-prediction, patches of {net.shape[0] * net.patch**2} numbers, "
               f"{device}, {f'goes on after step {done}' if done else 'new'}, to step {steps}")
     parts = range(rank * accum, (rank + 1) * accum)  # of a batch, for this process
-    starts = (step * batch_size + part * count for step in range(done, steps) for part in parts)
+    starts = (past * batch_size + part * count for past in range(done, steps) for part in parts)
     batches = data_batches(data, (range(i, i + count) for i in starts), seed, device, flip)
     bar = tqdm(range(done + 1, steps + 1), out.name, steps, initial=done, disable=rank > 0)
     seen, logged, clock, saved_at = [], done, time.perf_counter(), time.perf_counter()
@@ -1208,8 +1230,9 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
             if save:
                 save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
             if draw:
-                with optional(sheet := f"samples-{step:06d}.png"):
-                    draw_samples(out / sheet, networks["model_ema1"], flow, data.names, cfg)
+                sheet = out / f"samples-{step:06d}.png"
+                with optional(sheet.name):
+                    draw_samples(sheet, networks["model_ema1"], flow, data.names, cfg)
         saved_at = time.perf_counter() if save else saved_at
         seen, logged, clock = [], step, time.perf_counter()
     if rank == 0:
@@ -1219,7 +1242,17 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
 # ---- 9. The command line ----
 
 
-def number(kind, low, high=2**62):
+DEVICES = dict(cuda=torch.cuda, mps=torch.backends.mps, cpu=torch.cpu)
+
+
+def choose_device(name):
+    """The torch.device of --device; auto: a GPU if there is one."""
+    available = [device for device, module in DEVICES.items() if module.is_available()]
+    check(name in ("auto", *available), f"--device {name}: there is none here.")
+    return torch.device(available[0] if name == "auto" else name)
+
+
+def number(kind, low, high=2**62):  # which is no limit
     """A type of argparse: an int or a float (kind) from low to high."""
     def parse(text):
         value = kind(text)
@@ -1235,7 +1268,7 @@ def number(kind, low, high=2**62):
 positive_int = number(int, 1)
 natural = number(int, 0)
 positive = number(float, 1e-12)
-weight = number(float, 0)
+non_negative = number(float, 0)
 fraction = number(float, 0, 1)
 positive_fraction = number(float, 1e-12, 1)
 
@@ -1252,16 +1285,13 @@ def some_path(text):
     return Path(some_text(text))
 
 
-FROM_FUNCTION = object()
-
-
-def add_flag(parser, name, function, kind, words, default=FROM_FUNCTION):
-    """A flag that is the parameter `name` of a function, with the default it has there.
+def add_flag(parser, name, function, kind, words, **details):
+    """A flag that is the parameter `name` of a function, by default with the default it has there.
 
     kind: a type, choices, or bool. Raises KeyError where the function has no such parameter.
     """
     parameter = inspect.signature(function).parameters[name]
-    details = dict(default=parameter.default if default is FROM_FUNCTION else default, help=words)
+    details = dict(default=parameter.default, help=words) | details
     if kind is bool:
         details["action"] = argparse.BooleanOptionalAction
     elif isinstance(kind, tuple):
@@ -1289,17 +1319,18 @@ def add_train_flags(parser):
     add("loss", Flow, ("x", "eps", "v"), "where prediction and truth are compared")
     add("mu", Flow, number(float, -1e9, 1e9), "mean of logit(t); lower is noisier (Table 3)")
     add("sigma", Flow, positive, "standard deviation of logit(t)")
-    add("noise_scale", Flow, positive, "of eps; None: size / 256, at least 1", None)
+    add("noise_scale", Flow, positive, "of eps; None: size / 256, at least 1", default=None)
     add("label_drop", Flow, fraction, "share of images without their class")
     add("t_clip", Flow, positive_fraction, "smallest 1 - t, or t, in a division")
     add("steps", train, positive_int, "training steps; raise it to train on")
     add("batch_size", train, positive_int, "images of a step")
     add("accum", train, positive_int, "parts of a batch, in turn, to save memory")
-    add("lr", train, positive, "learning rate; None: default_recipe of the model", None)
+    add("lr", train, positive, "learning rate; None: default_recipe of the model", default=None)
     add("warmup", train, natural, "steps in which it rises")
-    add("cooldown", train, fraction, "share of the run in which it falls; None: as for lr", None)
-    add("flip", train, bool, "mirror half of the images; None: all data but shapes", None)
-    add("cfg", train, weight, "weight of classifier-free guidance in the sheets; 1: none")
+    add("cooldown", train, fraction, "share of the run in which it falls; None: as for lr",
+        default=None)
+    add("flip", train, bool, "mirror half of the images; None: all data but shapes", default=None)
+    add("cfg", train, non_negative, "weight of classifier-free guidance in the sheets; 1: none")
     add("log_every", train, positive_int, "steps from one line of the log to the next")
     add("save_every", train, positive_int, "steps between checkpoints, ten minutes at most")
     add("sample_every", train, positive_int, "steps from one sheet of samples to the next")
@@ -1310,14 +1341,13 @@ def add_sampling_flags(parser, n, least):
     add = functools.partial(add_flag, parser)
     parser.add_argument("--n", type=number(int, least), default=n, help="number of images")
     parser.add_argument("--weights", default="ema1", choices=WEIGHTS, help="raw, or an average")
-    add("t_clip", Flow, positive_fraction, "smallest 1 - t in a division; None: the run's", None)
+    add("t_clip", Flow, positive_fraction, "smallest 1 - t in a division; None: as in the run",
+        default=None)
     add("batch_size", sample_images, positive_int, "images at a time")
-    add("cfg", sample_images, weight, "weight of classifier-free guidance; 1: none")
+    add("cfg", sample_images, non_negative, "weight of classifier-free guidance; 1: none")
     add("sampling_steps", sample_images, positive_int, "steps from noise to data")
     add("solver", sample_images, ("heun", "euler"), "of the differential equation")
-    interval = inspect.signature(sample_images).parameters["interval"].default
-    parser.add_argument("--interval", type=fraction, nargs=2, default=interval,
-                        help="guidance is for t between these")
+    add("interval", sample_images, fraction, "guidance is for t between these", nargs=2)
 
 
 def parse_flags(words=None):
@@ -1351,16 +1381,6 @@ def parse_flags(words=None):
     return parser.parse_args(words)
 
 
-DEVICES = dict(cuda=torch.cuda, mps=torch.backends.mps, cpu=torch.cpu)
-
-
-def choose_device(name):
-    """The torch.device of --device; auto: a GPU if there is one."""
-    available = [device for device, module in DEVICES.items() if module.is_available()]
-    check(name in ("auto", *available), f"--device {name}: there is none here.")
-    return torch.device(available[0] if name == "auto" else name)
-
-
 def flags_of(function, args):
     """The flags that are parameters of a function, and are given."""
     names = inspect.signature(function).parameters
@@ -1379,7 +1399,7 @@ def fill_in(args):
     args.noise_scale = args.noise_scale or max(1.0, args.size / 256)
     check(not args.flip or args.data != "shapes", "--flip: shapes are not mirrored.")
     args.flip = args.data != "shapes" if args.flip is None else args.flip
-    folder = f"{Path(args.data).stem}-{name}-{network['patch']}-{args.pred}"
+    folder = f"{Path(args.data).resolve().name}-{name}-{network['patch']}-{args.pred}"
     args.out = args.out or Path("runs", folder)
     return network
 
@@ -1432,8 +1452,8 @@ def run_sample(args):
     """python jit.py sample: images on a sheet, or in single files."""
     folder = args.png_dir or (args.run if args.run.is_dir() else args.run.parent)
     check_writable(folder)
-    is_free = not args.png_dir or not folder.exists() or not any(folder.iterdir())
-    check(is_free, f"--png-dir {folder} is not empty: choose another.")
+    is_used = args.png_dir and folder.exists() and any(folder.iterdir())
+    check(not is_used, f"--png-dir {folder} is not empty: choose another.")
     _, _, captions, batches = open_run(args, args.classes)
     folder.mkdir(parents=True, exist_ok=True)
     sheet = []
@@ -1442,8 +1462,8 @@ def run_sample(args):
             sheet.append(batch.cpu())
             continue
         images = batch.permute(0, 2, 3, 1).cpu().numpy()  # at once: not kept, nor lost by Ctrl-C
-        for number, image in enumerate(images, i * args.batch_size):
-            Image.fromarray(image.squeeze()).save(folder / f"{number:06d}.png")
+        for index, image in enumerate(images, i * args.batch_size):
+            Image.fromarray(image.squeeze()).save(folder / f"{index:06d}.png")
     if sheet:
         draw_sheet(folder / "samples.png", torch.cat(sheet), captions)
     print(args.png_dir or folder / "samples.png")
@@ -1454,19 +1474,21 @@ def load_statistics(path):
     try:
         with np.load(path) as file:
             mu, sigma = file["mu"].astype(float), file["sigma"].astype(float)
+        if mu.shape != (2048,) or sigma.shape != (2048, 2048):
+            raise ValueError(f"mu and sigma have the shapes {mu.shape} and {sigma.shape}")
+        if not np.isfinite(mu.sum() + sigma.sum()) or not np.allclose(sigma, sigma.T):
+            raise ValueError("mu and sigma are no mean and covariance")
         values = np.linalg.eigvalsh(sigma)
-        is_covariance = np.allclose(sigma, sigma.T) and values[0] > -1e-3 * values[-1]  # fp32
-        if mu.shape != (2048,) or len(values) != 2048 or not np.isfinite(mu.sum() + sigma.sum()):
-            raise ValueError(f"shapes {mu.shape} and {sigma.shape}, or numbers that are none")
+        if values[0] < -1e-3 * values[-1]:  # more than the rounding of fp32
+            raise ValueError("sigma is no covariance: it has a negative eigenvalue")
     except Exception as error:  # whatever bytes may cause
         raise Stop(f"{path} holds no statistics of Inception features: {error}.") from error
-    check(is_covariance, f"{path}: sigma is no covariance.")
     return mu, sigma
 
 
 def read_images(name, shape, args, device):
     """(number, uint8 batches) of the images of a folder, or of args.n new shapes."""
-    torch.manual_seed(args.seed + 1)
+    torch.manual_seed(args.seed + 1)  # shapes that training with this seed did not begin with
     data = open_data(name, shape)
     n = args.n if isinstance(data, Shapes) else len(data.labels)
     check(n > 1, f"{name} holds one image: a covariance needs two at least.")
@@ -1488,17 +1510,19 @@ def run_eval(args):
         check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
         check(reference, "give --reference, a folder or a file of statistics.")
         shape = (3, args.size, args.size)
-        n, batches = read_images(f"{args.run}/", shape, args, device)
+        folder = f"{args.run}/"  # with a slash even `shapes` is a folder
+        n, batches = read_images(folder, shape, args, device)
     else:
         net, config, _, batches = open_run(args)
         n, shape, reference = args.n, net.shape, reference or config["data"]
     check(reference, f"{args.run} does not say what it was trained on: give --reference.")
-    inception, logits = load_inception(args.inception, device), []
+    inception = load_inception(args.inception, device)
+    logits = []
 
-    def features(n, batches, logits):
-        for images in tqdm(batches, "features", math.ceil(n / args.batch_size)):
+    def features(count, batches, scores_to):
+        for images in tqdm(batches, "features", math.ceil(count / args.batch_size)):
             found, scores = inception(images.to(device))
-            logits.extend(scores.cpu())
+            scores_to.append(scores.cpu())
             yield found
 
     if Path(reference).is_file():
@@ -1509,7 +1533,7 @@ def run_eval(args):
         args.stats.parent.mkdir(parents=True, exist_ok=True)
         write_whole(args.stats, functools.partial(np.savez, mu=mu, sigma=sigma))
     n, mean, covariance = moments(features(n, batches, logits))
-    score, deviation = inception_score(torch.stack(logits))
+    score, deviation = inception_score(torch.cat(logits))
     result = {f"fid_{n}": frechet_distance(mean, covariance, mu, sigma), "inception_score": score}
     result |= dict(inception_score_std=deviation, run=str(args.run), reference=reference)
     print(json.dumps(result))

@@ -211,7 +211,7 @@ def main(words=None):
     parser = script(__doc__)
     parser.add_argument("run", help="a run on shapes, or on a folder with classes")
     parser.add_argument("--n", type=jit.positive_int, default=500, help="number of samples")
-    parser.add_argument("--cfg", type=jit.weight, default=2.0, help="weight of guidance")
+    parser.add_argument("--cfg", type=jit.non_negative, default=2.0, help="weight of guidance")
     parser.add_argument("--weights", default="ema1", choices=jit.WEIGHTS)
     args = parser.parse_args(words)
     return finish(lambda: report(args))

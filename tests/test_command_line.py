@@ -161,7 +161,8 @@ def test_names_of_any_kind(capsys):
         y, captions = jit.pick_classes(2, len(names), names, word)
         assert y.tolist() == [names.index(name)] * 2 and captions == [name] * 2
         assert call("sample", "r", *FEW, "--classes", word) == 0
-    assert jit.pick_classes(3, len(names), names, "7,a\nb")[1] == ["7", "a\nb", "7"]
+    for words in ("7,a\nb", "7, a\nb"):
+        assert jit.pick_classes(3, len(names), names, words)[1] == ["7", "a\nb", "7"]
 
 
 # Mistakes: exit code 2, one sentence
@@ -343,7 +344,7 @@ def test_a_result_that_is_lost_is_no_success(run, monkeypatch, capsys):
     monkeypatch.setattr(jit, "moments", lambda batches: (2, None, None))
     monkeypatch.setattr(jit, "inception_score", lambda logits: (1.0, 0.0))
     monkeypatch.setattr(jit, "frechet_distance", lambda *moments: 0.0)
-    monkeypatch.setattr(torch, "stack", lambda tensors: None)
+    monkeypatch.setattr(torch, "cat", lambda tensors: None)
 
     class Full(io.StringIO):
         def write(self, text):

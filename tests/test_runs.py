@@ -214,7 +214,7 @@ def test_two_processes_equal_two_parts():
     command = [PROGRAM[0], *launch, *PROGRAM[1:], *map(str, words), "--out", "ddp"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("ddp: x-prediction") == 1
+    assert done.stdout.count("ddp: x-prediction") == done.stdout.count("8 images") == 1
     assert train(*words, "--accum", 2, "--out", "one") == 0
     ddp, one = load("ddp"), load("one")
     for key in ("model", "model_ema1"):
@@ -223,6 +223,8 @@ def test_two_processes_equal_two_parts():
     assert train(*words, "--out", "other") == 0  # a part of four images draws other noise
     assert not same(one["model"], load("other")["model"])
     assert [line["step"] for line in read_log("ddp")] == [2, 3]
+    words[words.index("--steps") + 1] = 4  # it goes on as one process, in as many parts only
+    assert train(*words, "--out", "ddp") == 2 and train(*words, "--accum", 2, "--out", "ddp") == 0
 
 
 def test_processes_share_a_machine(monkeypatch):
@@ -233,6 +235,10 @@ def test_processes_share_a_machine(monkeypatch):
         monkeypatch.setenv(name, value)
     jit.decoders.cache_clear()
     assert jit.decoders()._max_workers == 3 and jit.processes() == (2, 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # of the four the others are on another machine
+    jit.decoders.cache_clear()
+    assert jit.decoders()._max_workers == 6
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
     jit.decoders.cache_clear()
     write_folder(6)
     monkeypatch.setattr(jit, "MEMORY_LIMIT", 4 * 6 * 3 * 16 * 16 - 1)
