@@ -524,7 +524,7 @@ def draw_ratio(results):
     for ax in (left, right):
         ax.legend(fontsize=11, loc="upper right")
     shown = [cell for cell in results.cells if cell.at["ratio"] in (0.25, 1, 4)]
-    axes = draw_grid(bottom, results, shown, (1, 3, 4))
+    axes = draw_grid(bottom, results, shown, (0, 3, 4))
     for ax in axes[1:].flat:
         ax.yaxis.label.set_fontsize(13)
         ax.xaxis.label.set_fontsize(12)

@@ -263,6 +263,10 @@ def health_cell(run, flow, train):
 # ---- What was found: the title of a picture, once its numbers bear it ----
 
 FINDINGS = {
+    "ratio": "Narrower than a patch, a network cannot put out ε and v; as wide, it learns them "
+             "badly; x-prediction hardly minds",
+    "leftover": "What a narrow network cannot put out of the noise stays in the picture, "
+                "as one law says",
     "nine": "On large patches only x-prediction draws, under every loss; on small ones, "
             "under the v-loss, all three do",
     "predictions": "On large patches only x-prediction draws; on small ones all three do",
