@@ -557,9 +557,9 @@ def plot_left(ax, predicted, values, **style):
 def draw_leftover(results):
     """Noise left, predicted and measured; loss against t, predicted and measured; samples."""
     colours = dict(zip(LEFT, (COLOURS["x"], GREEN, PINK, COLOURS["v"], COLOURS["eps"])))
-    figure = Figure(figsize=(10, 7.4), layout="constrained")
+    figure = Figure(figsize=(10, 7.6), layout="constrained")
     figure.suptitle(wrap(results.title, 9))
-    top, bottom = figure.subfigures(2, 1, height_ratios=(4.4, 2.8))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(4.2, 3))
     left, right = top.subplots(1, 2)
     left.plot([0.02, 100], [0.02, 100], color="0.8", zorder=0)
     toy = toy_left(results.folder)
