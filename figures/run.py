@@ -288,14 +288,14 @@ def tiny(cell):
 
 
 def missing(cells, seeds, known, data, flip):
-    """{network: (its cells without a record, seed)}, one seed after the other."""
+    """[(cells without a record, of one network; seed)]: seed by seed, the longest first."""
     jobs = {}
     for seed in range(seeds):
         for cell in cells if seed == 0 else [cell for cell in cells if cell.repeat]:
             if record_key(cell, seed, data, flip) not in known:
                 key = network_key(cell, seed, data, flip)
                 jobs.setdefault(key, ([], seed))[0].append(cell)
-    return jobs
+    return sorted(jobs.values(), key=lambda job: (job[1], -(TRAIN | job[0][0].train)["steps"]))
 
 
 def command_of(args):
@@ -340,7 +340,7 @@ def run(name, args):
         if real_key(cell, data) not in real or not moments.exists():
             keep(path, header, [measure_real(cell, data, judge_net, runs)], [])
     jobs = missing(cells, args.seeds, records, data, flip)
-    train_all(name, jobs.values(), args.jobs, (data, flip, runs, judge_net),
+    train_all(name, jobs, args.jobs, (data, flip, runs, judge_net),
               lambda found: keep(path, header, [], found))
     print(f"{path}: python figures/draw.py {name} --out {args.out}")
 

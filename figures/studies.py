@@ -158,11 +158,11 @@ def predictions(size=32, patches=(8, 4), channels=3):
 @study("Is it the recipe? Four rates, and for v four times the steps", row="pred", column="rate",
        real="column")  # fmt: skip
 def tuned():
-    train = dict(steps=16000)
-    yield Cell(dict(pred="v", rate="long"), WIDE, dict(pred="v"), train, repeat=False)
     for pred, rate in product(("v", "x", "eps"), (0.25, 0.5, 1, 2)):
         train = dict(lr=rate * TRAIN["lr"])
         yield Cell(dict(pred=pred, rate=rate), WIDE, dict(pred=pred), train, repeat=False)
+    train = dict(steps=16000)
+    yield Cell(dict(pred="v", rate="long"), WIDE, dict(pred="v"), train, repeat=False)
 
 
 @study("Data of more and more dimensions: shapes with normal noise in k directions of each patch",
