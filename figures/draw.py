@@ -29,7 +29,7 @@ LABELS = dict(
     solver=dict(heun="Heun", euler="Euler"),
     sampler=dict(plain="as ever", limit="x_pred in [−1, 1]", start="from t = 0.02"),
     low={0.0: "guidance at all t", 0.1: "for t > 0.1"},
-    patch="patches of {numbers} numbers, network {width} wide", mu="μ = {}", w="w = {:g}", steps="{} steps", k="k = {}",
+    patch="patches of {numbers} numbers", mu="μ = {}", w="w = {:g}", steps="{} steps", k="k = {}",
     r={0: "none"} | {r: f"r = {r}" for r in (4, 32, 128)}, size="{} px, patch {patch}",
     rate={0.25: "rate / 4", 0.5: "rate / 2", 1: "our rate", 2: "rate × 2", "long": "4 × steps"},
     ratio={0.25: "ratio 1/4", 0.5: "ratio 1/2", 0.75: "ratio 3/4", 1: "ratio 1", 1.5: "ratio 3/2",
@@ -43,10 +43,8 @@ def label(coordinate, value, cell=None):
     words = LABELS.get(coordinate, "{}")
     if isinstance(words, dict):
         return words.get(value, str(value))
-    net = cell.net if cell else dict(patch=0, channels=0, width=0)
-    numbers = net["channels"] * net["patch"] ** 2
-    known = dict(patch=net["patch"], width=net["width"], numbers=numbers)
-    return words.format(value, **known).replace("-", "−")
+    patch, channels = (cell.net["patch"], cell.net["channels"]) if cell else (0, 0)
+    return words.format(value, patch=patch, numbers=channels * patch**2).replace("-", "−")
 
 
 def distinct(cells, coordinate):
@@ -78,7 +76,9 @@ class Results:
         self.header, self.records = kept, kept["records"]
         self.real = {record["key"]: record for record in kept["real"]}
         self.study = STUDIES[kept["study"]]
-        self.cells = list(self.study.cells(**kept["arguments"]))
+        cells, panel = list(self.study.cells(**kept["arguments"])), self.study.panel
+        shown = {cell.at.get(panel) for cell in cells if self.of(cell)}  # panels with results
+        self.cells = [cell for cell in cells if cell.at.get(panel) in shown]
         self.title = FINDINGS.get(name) or self.study.title
         self.has_paper = kept["data"] == "shapes"  # beside own pictures its FID would say nothing
 

@@ -267,8 +267,8 @@ FINDINGS = {
              "badly; x-prediction hardly minds",
     "leftover": "What a narrow network cannot put out of the noise stays in the picture, "
                 "as one law says",
-    "nine": "On large patches only x-prediction draws, under every loss; on small ones, "
-            "under the v-loss, all three do",
+    "nine": "In a network as wide as a patch only x-prediction works, under every loss: "
+            "what is predicted counts, not where the loss compares",
     "predictions": "On large patches only x-prediction draws; on small ones all three do",
     "predictions_digits": "The same on real digits: on large patches only x-prediction draws, "
                           "on small ones all three",
