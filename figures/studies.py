@@ -284,6 +284,6 @@ FINDINGS = {
               "level of the exact solution",
     "guidance": "A little guidance makes shapes clearer, much ruins them; begun at t = 0.1 it "
                 "stays nearer to the data",
-    "gate": "Let the network subtract a learned multiple g(t) of z, and ε- and v-prediction draw, "
-            "too; g is near ±1 / (1 − t) up to t = .7",
+    "gate": "Let the network subtract a learned multiple g(t) of z, and ε- and v-prediction work, "
+            "too; g is near ±1 / (1 − t) up to t = .5",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Four questions to the toy in 512 dimensions: width, dimension of the data, loss, paths for z.
+"""Questions to the toy in 512 dimensions: width, dimension of the data, loss, paths for z.
 
     python figures/toy_why.py --seeds 3             all four: 20 minutes
     python figures/toy_why.py skip --seeds 3        one: width, intrinsic, combos or skip
@@ -24,7 +24,7 @@ PANELS = (
     ("width", "width", "hidden units in a layer", "off_plane",
      "Do more hidden units help ε and v?\nLittle: with 2,048, v keeps half the noise"),
     ("intrinsic", "d", "dimension d of the data", "missed",
-     "Must the data be low-dimensional?\nYes: from 128 of 512 on x misses more than v"),
+     "Must the data be low-dimensional?\nYes: from d = 128 on v misses less than x"),
     ("combos", "loss", "what the loss compares", "off_curve",
      "Is it the loss?\nNo, it is what the network predicts"),
     ("skip", "skip", "path for z around the hidden layers", "off_plane",
