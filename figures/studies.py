@@ -168,6 +168,7 @@ def tuned():
 @study("Data of more and more dimensions: shapes with normal noise in k directions of each patch",
        row="pred", column="k")  # fmt: skip
 def dimension():
+    """Expected: x holds while k is small, and joins v, or falls behind it, as k comes to 192."""
     for pred, k in product(("x", "v"), (0, 16, 48, 96, 192)):
         yield Cell(dict(pred=pred, k=k), WIDE, dict(pred=pred), texture=k, repeat=False)
 
@@ -284,6 +285,7 @@ FINDINGS = {
               "level of the exact solution",
     "guidance": "A little guidance makes shapes clearer, much ruins them; begun at t = 0.1 it "
                 "stays nearer to the data",
+    "sampler": "Another sampler does not mend what the network has not learnt",
     "gate": "Let the network subtract a learned multiple g(t) of z, and ε- and v-prediction work, "
             "too; g is near ±1 / (1 − t) up to t = .5",
 }  # fmt: skip
