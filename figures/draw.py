@@ -76,11 +76,14 @@ class Results:
         self.header, self.records = kept, kept["records"]
         self.real = {record["key"]: record for record in kept["real"]}
         self.study = STUDIES[kept["study"]]
-        cells, panel = list(self.study.cells(**kept["arguments"])), self.study.panel
-        shown = {cell.at.get(panel) for cell in cells if self.of(cell)}  # panels with results
-        self.cells = [cell for cell in cells if cell.at.get(panel) in shown]
+        cells = list(self.study.cells(**kept["arguments"]))
+        shown = {self.row_of(cell) for cell in cells if self.of(cell)}  # with results
+        self.cells = [cell for cell in cells if self.row_of(cell) in shown]
         self.title = FINDINGS.get(name) or self.study.title
         self.has_paper = kept["data"] == "shapes"  # beside own pictures its FID would say nothing
+
+    def row_of(self, cell):
+        return cell.at.get(self.study.panel), cell.at.get(self.study.row)
 
     def of(self, cell):
         """The records of a cell, by seed; not those of other settings than studies.py has now."""
