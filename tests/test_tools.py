@@ -112,11 +112,10 @@ def test_cifar10_becomes_a_folder_that_jit_reads(tmp_path, monkeypatch, capsys):
 
 
 def test_gpu_check_runs_on_a_cpu():
-    """Each of its parts, with tiny sizes: what would fail on a GPU's time is found here."""
+    """One of its parts, with tiny sizes; `TINY=1 figures/gpu_check.sh` runs all, in 45 seconds."""
     environment = os.environ | dict(TINY="1", OUT=str(Path("out").resolve()))
-    script = ROOT / "figures" / "gpu_check.sh"
-    assert subprocess.run(["bash", script], env=environment, capture_output=True).returncode == 0
+    command = ["bash", ROOT / "figures" / "gpu_check.sh", "2"]
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
     report = Path("out/report.txt").read_text()
-    assert "whole and killed: 0.0" in report and report.count("-- exit code 0") == 10
-    assert report.count("images_per_s") == 6 and "decoded each time" in report
-    assert len(list(Path("out").glob("*.png"))) == 4
+    assert "-- exit code 0" in report and "images_per_s" in report
+    assert len(list(Path("out").glob("*.png"))) == 1
