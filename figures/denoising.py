@@ -52,7 +52,7 @@ def draw_frame(t, z, x_pred):
 
 def draw_animation(states, path):
     """A frame for each time, with colours of its own; the last one stays for two seconds."""
-    frames = [draw_frame(*state).quantize(64, dither=Image.Dither.NONE) for state in states]
+    frames = [draw_frame(*state).quantize(40, dither=Image.Dither.NONE) for state in states]
     pauses = [70] * (len(frames) - 1) + [2000]  # milliseconds
     settings = dict(format="GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0)
     jit.write_whole(path, functools.partial(frames[0].save, **settings))
