@@ -15,7 +15,9 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
-from studies import FINDINGS, FLOW, PREDS, SAMPLE, STUDIES, TIMES, TRAIN, digest, settings
+from studies import (
+    FINDINGS, FLOW, PREDS, SAMPLE, STUDIES, TEXTURE, TIMES, TRAIN, digest, settings,
+)  # fmt: skip
 from style import COLOURS, GREEN, GREY, INK, PINK, save, script_to_out, wrap
 
 PREDICTION = dict(x="x-prediction", eps="ε-prediction", v="v-prediction")
@@ -318,10 +320,10 @@ def shade_training(ax):
     ax.set(xlabel="t (0 noise, 1 data); grey: where training draws it", xlim=(0, 1))
 
 
-def plot_loss_over_t(ax, results, cells=None):
+def plot_loss_over_t(ax, results):
     """The v-loss of finished networks: a colour a prediction, a line a seed, a style a row."""
     rows = distinct(results.cells, results.study.row)
-    for cell in cells or results.cells:
+    for cell in results.cells:
         style = ("-", "--", ":")[rows.index(cell.at.get(results.study.row)) % 3]
         for losses in results.values(cell, "loss_over_t"):
             ax.plot(TIMES, losses, style, color=COLOURS[cell.at["pred"]], linewidth=1.3)
@@ -350,7 +352,7 @@ def plot_excess(ax, results):
     Of u ~ N(0, s^2) in k of n directions, z = t u + (1 - t) eps leaves v = u - eps a variance of
     s^2 / (t^2 s^2 + (1 - t)^2).
     """
-    s, t, numbers = 0.5, np.array(TIMES), 3 * results.cells[0].net["patch"] ** 2
+    s, t, numbers = TEXTURE, np.array(TIMES), 3 * results.cells[0].net["patch"] ** 2
     unknowable = s**2 / ((t * s) ** 2 + (1 - t) ** 2)
     for pred in distinct(results.cells, "pred"):
         points = [(cell.at["k"], mean_loss(losses - cell.at["k"] / numbers * unknowable))

@@ -28,6 +28,7 @@ TRAIN = dict(steps=4000, batch_size=16, lr=2e-3 * 128 / 192, warmup=100, cooldow
 DEFAULT = dict(steps=5000, batch_size=16, lr=4e-3, cooldown=0.5)  # of `python jit.py train`
 SAMPLE = dict(solver="heun", cfg=2.0, sampling_steps=25, batch_size=50, interval=(0.0, 1.0))
 LATER = dict(interval=(0.1, 1.0))
+TEXTURE = 0.5  # standard deviation of the noise that is part of the data, in `dimension`
 TIMES = [(i + 0.5) / 20 for i in range(20)]  # where the loss over t, and the gate, are measured
 SHOWN = (1, 4, 9, 5, 7, 2)  # of the samples: ring, star, gear, heart, moon, triangle
 
@@ -270,15 +271,6 @@ FINDINGS = {
                 "as one law says",
     "nine": "In a network as wide as a patch only x-prediction works, under every loss: "
             "what is predicted counts, not where the loss compares",
-    "predictions": "On large patches only x-prediction draws; on small ones all three do",
-    "predictions_digits": "The same on real digits: on large patches only x-prediction draws, "
-                          "on small ones all three",
-    "predictions_photos": "The same on photographs: on large patches only x-prediction draws, "
-                          "on small ones all three",
-    "shift": "x-prediction does best when training draws medium noise, μ = −0.4 or −0.8; "
-             "no μ saves ε and v",
-    "bottleneck": "A bottleneck of 16 or 128 numbers, of the 768 of a patch, does x-prediction "
-                  "no harm",
     "ladder": "RoPE with qk-norm helps; in-context tokens bring every seed to 60%",
     "resolution": "With 16 tokens the shapes are recognised equally often at 32, 64 and 128 px",
     "solver": "8 evaluations draw the same shapes; 60 and more are needed to come within a grey "

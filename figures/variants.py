@@ -18,11 +18,10 @@ A loss with a further term is a function for jit.train(loss_function=...):
 import torch
 import torch.nn.functional as F
 from common import jit
+from studies import TEXTURE
 from torch import nn
 
 # ---- Data of more dimensions ----
-
-TEXTURE = 0.5  # standard deviation
 
 
 def add_texture(x, patch, k):

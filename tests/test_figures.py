@@ -148,7 +148,6 @@ def test_texture_fills_k_directions_of_each_patch():
     net = lambda z, t, y: seen.append(z) or z  # noqa: E731
     x, y = torch.zeros(50, 3, 8, 8), torch.zeros(50)
     losses, _ = variants.textured_loss(4, 48)(net, x, y, jit.Flow())
-    torch.manual_seed(0)
     assert losses.shape == (50,) and seen[0].std() > 0.6
 
 
