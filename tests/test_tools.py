@@ -1,5 +1,6 @@
-"""The tools of figures/ that measure, and cifar10.py: what they say is so."""
+"""The tools of figures/ that measure, and datasets.py: what they say is so."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -7,9 +8,10 @@ import os
 import subprocess
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
-import cifar10
+import datasets
 import metrics
 import numpy as np
 import pytest
@@ -75,40 +77,71 @@ def test_what_speed_measures():
         assert speed.measure(work, torch.device("cpu"))["clock"] > 0
 
 
-def test_cifar10_becomes_a_folder_that_jit_reads(tmp_path, monkeypatch, capsys):
-    """A record is a class and three planes of 32 x 32. A damaged archive, one that cannot be got,
-    and Ctrl-C are a sentence each, and leave no folder that looks complete."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    archive = tmp_path / "hub/cifar-10-binary.tar.gz"
-    archive.parent.mkdir()
-    planes = np.random.RandomState(0).randint(0, 256, (3, 32, 32), dtype=np.uint8)
-    with tarfile.open(archive, "w:gz") as file:
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    """Small archives of the three data sets, laid out as the real ones; {name: path}."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    paths = {name: folder / name for name in datasets.FILES}
+    with tarfile.open(paths["cifar-10-binary.tar.gz"], "w:gz") as file:
         for i in range(1, 6):
             record = tarfile.TarInfo(f"cifar-10-batches-bin/data_batch_{i}.bin")
             record.size = 2 * 3073
-            data = bytes([i]) + planes.tobytes() + bytes([9]) + bytes(3072)
+            data = bytes([i]) + CIFAR_PLANES.tobytes() + bytes([9]) + bytes(3072)
             file.addfile(record, io.BytesIO(data))
-    monkeypatch.setattr(cifar10, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    pixels = bytes(784) + bytes([255] * 784)
+    paths["t10k-images-idx3-ubyte.gz"].write_bytes(gzip.compress(bytes(16) + pixels))
+    paths["t10k-labels-idx1-ubyte.gz"].write_bytes(gzip.compress(bytes(8) + bytes([7, 3])))
+    with zipfile.ZipFile(paths["tiny-imagenet-200.zip"], "w") as file:
+        for place in ("train/n02504458/images/n02504458_0.JPEG", "val/images/val_0.JPEG",
+                      "train/n02504458/n02504458_boxes.txt",
+                      "train/n00000000/images/n00000000_0.JPEG"):  # fmt: skip
+            file.writestr(f"tiny-imagenet-200/{place}", datasets.png(np.zeros((64, 64), np.uint8)))
+    for name, (address, _) in datasets.FILES.items():
+        md5 = hashlib.md5(paths[name].read_bytes()).hexdigest()
+        monkeypatch.setitem(datasets.FILES, name, (address, md5))
+    return paths
+
+
+CIFAR_PLANES = np.random.RandomState(0).randint(0, 256, (3, 32, 32), dtype=np.uint8)
+
+
+def test_data_sets_become_folders_that_jit_reads(archives):
+    """CIFAR-10: a record is a class and three planes of 32 x 32. MNIST: headers of 16 and 8 bytes.
+    Tiny ImageNet: of the photographs for training those of the classes that we use."""
+    assert datasets.main(["cifar10", "c"]) == 0
+    data = jit.open_data("c", (3, 32, 32))
+    found = sorted(data.names[label] for label in data.labels)
+    assert found == sorted("automobile bird cat deer dog".split() + ["truck"] * 5)
+    assert torch.equal(data.pixels[0], torch.tensor(CIFAR_PLANES))
+    assert datasets.main(["digits", "d"]) == 0
+    data = jit.open_data("d", (1, 28, 28))
+    assert data.names == ["3", "7"] and data.pixels[0].min() == 255 and data.pixels[1].max() == 0
+    assert datasets.main(["photos", "p"]) == 0
+    assert [str(path) for path in Path("p").rglob("*.*")] == ["p/african_elephant/n02504458_0.JPEG"]
+
+
+def test_data_sets_are_there_as_a_whole_or_not_at_all(archives, tmp_path, monkeypatch, capsys):
+    """A damaged archive, one that cannot be got, and Ctrl-C: a sentence each, and no folder."""
 
     def stop(*given):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cifar10.Image, "fromarray", stop)
-        assert cifar10.main(["c"]) == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
-    assert cifar10.main(["c"]) == 0 and cifar10.main(["c"]) == 2  # it is there already
-    data = jit.open_data("c", (3, 32, 32))
-    found = sorted(data.names[label] for label in data.labels)
-    assert found == sorted("automobile bird cat deer dog".split() + ["truck"] * 5)
-    assert torch.equal(data.pixels[0], torch.tensor(planes))
+        patch.setattr(datasets, "png", stop)
+        assert datasets.main(["digits", "d"]) == 130
+    archive = archives["cifar-10-binary.tar.gz"]
     archive.write_bytes(archive.read_bytes()[:100])
     capsys.readouterr()
-    assert cifar10.main(["d"]) == 2 and capsys.readouterr().err.count("\n") == 1
+    assert datasets.main(["cifar10", "d"]) == 2
+    assert "is damaged" in capsys.readouterr().err.splitlines()[-1]  # after the bar
     archive.unlink()
-    assert cifar10.main(["d"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and cifar10.URL in said and str(archive) in said
+    assert datasets.main(["cifar10", "d"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"kriz/{archive.name}" in said and str(archive) in said
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+    assert datasets.main(["digits", "d"]) == 0 and datasets.main(["digits", "d"]) == 2  # is there
 
 
 def test_gpu_check_runs_on_a_cpu():
