@@ -11,7 +11,6 @@ deviations over training seeds. To change a label, change LABELS: nothing else d
 import json
 import re
 import sys
-from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -177,51 +176,45 @@ def draw_grid(figure, results, cells, shown):
 # ---- Plots ----
 
 
-def plot_lines(ax, results, coordinate, x, y):
-    """A line for each value of a coordinate: y(record), its mean and a bar for the seeds, against
-    x(cell)."""
+def plot_lines(ax, results, coordinate, x, values):
+    """A line for each value of a coordinate: values(cell), their mean and spread, at x(cell)."""
     others = iter((INK, GREEN, GREY))
     for value in distinct(results.cells, coordinate):
         cells = [cell for cell in results.cells if cell.at.get(coordinate) == value]
-        found = {x(cell): list(map(y, results.of(cell))) for cell in cells if results.of(cell)}
+        found = {x(cell): values(cell) for cell in cells if values(cell)}
         means, bars = map(np.mean, found.values()), map(spread, found.values())
         style = dict(color=COLOURS.get(value) or next(others), label=label(coordinate, value))
         ax.errorbar(list(found), list(means), list(bars), marker="o", **style)
 
 
-def set_columns(ax, results):
-    """The columns of the study, evenly spaced."""
-    columns = distinct(results.cells, results.study.column)
-    names = [label(results.study.column, column).replace(", ", ",\n") for column in columns]
-    ax.set_xticks(range(len(columns)), names)
-    ax.set_xlim(-0.4, len(columns) - 0.6)
-
-
-def plot_score(ax, results, score):
-    """A score against the columns, a line a row; dotted: real images."""
-    study, scale = results.study, 100 if score == "recognised" else 1
+def plot_columns(ax, results, values, title):
+    """Values of cells against the columns of the study, a line a row."""
+    study = results.study
     columns = distinct(results.cells, study.column)
-    plot_lines(ax, results, study.row, lambda cell: columns.index(cell.at[study.column]),
-               lambda record: scale * record.get(score, np.nan))  # fmt: skip
-    for real in list(results.real.values())[:1]:
-        floor = scale * real.get(score, np.nan)
-        ax.axhline(floor, color=GREY, linestyle=":", label="real images")
-    set_columns(ax, results)
-    ax.set_ylim(0, 112 if score == "recognised" else None)
-    ax.set_title("recognised (%)" if score == "recognised" else score)
+    plot_lines(ax, results, study.row, lambda cell: columns.index(cell.at[study.column]), values)
+    names = [label(study.column, column).replace(", ", ",\n") for column in columns]
+    ax.set_xticks(range(len(columns)), names)
+    ax.set(xlim=(-0.4, len(columns) - 0.6), title=title)
+
+
+def plot_recognised(ax, results):
+    plot_columns(ax, results, lambda cell: results.values(cell, "recognised"), "recognised")
+    for real in results.real.values():
+        ax.axhline(real.get("recognised", np.nan), color=GREY, linestyle=":", label="real images")
+    ax.set_ylim(0, 1.1)
+    ax.yaxis.set_major_formatter("{x:.0%}")
     ax.legend()
 
 
+def plot_rfd(ax, results):
+    plot_columns(ax, results, lambda cell: results.values(cell, "rfd"), "rfd")
+    ax.set_ylim(bottom=0)
+
+
 def plot_paper(ax, results):
-    """The paper's FID at the same columns, with a gap where it is not known."""
-    fids = [cell.paper or np.nan for cell in results.cells]
-    ax.plot(fids, marker="s", color=GREY)
-    for place, fid in enumerate(fids):
-        style = dict(textcoords="offset points", color=GREY, fontsize=9, ha="center")
-        ax.annotate(f"{fid:.2f}" if fid == fid else "", (place, fid), (0, 7), **style)
-    set_columns(ax, results)
-    ax.set_ylim(0, 1.2 * np.nanmax(fids))
-    ax.set_title("the paper: FID-50K")
+    """With a gap where it is not known."""
+    plot_columns(ax, results, lambda cell: [cell.paper or np.nan], "the paper: FID-50K")
+    ax.set_ylim(bottom=0)
 
 
 def plot_distance(ax, results):
@@ -229,11 +222,12 @@ def plot_distance(ax, results):
     finest = max(results.cells, key=evaluations)
     exact = {record["seed"]: results.tiles[record["key"]] / 127.5 for record in results.of(finest)}
 
-    def distance(record):
-        error = results.tiles[record["key"]] / 127.5 - exact.get(record["seed"], np.nan)
-        return np.sqrt(np.square(error).mean()) or np.nan  # of the finest to itself: no point
+    def distances(cell):
+        records = [r for r in results.of(cell) if cell is not finest and r["seed"] in exact]
+        errors = [results.tiles[r["key"]] / 127.5 - exact[r["seed"]] for r in records]
+        return [np.sqrt(np.square(error).mean()) for error in errors]
 
-    plot_lines(ax, results, "solver", evaluations, distance)
+    plot_lines(ax, results, "solver", evaluations, distances)
     cost = np.array([4, 8, 16, 32, 64, 128])
     for order, colour in ((1, GREEN), (2, INK)):
         law = 0.1 * (cost[0] / cost) ** order
@@ -306,8 +300,9 @@ def plot_excess(ax, results):
     s, t, numbers = TEXTURE, np.array(TIMES), 3 * results.cells[0].net["patch"] ** 2
     unknowable = s**2 / ((t * s) ** 2 + (1 - t) ** 2)
 
-    def excess(record):
-        return mean_loss(record["loss_over_t"] - record["at"]["k"] / numbers * unknowable)
+    def excess(cell):
+        cost = cell.at["k"] / numbers * unknowable
+        return [mean_loss(losses - cost) for losses in results.values(cell, "loss_over_t")]
 
     plot_lines(ax, results, "pred", lambda cell: cell.at["k"], excess)
     ax.set(xlabel="k, dimensions of the texture; a patch has 192", yscale="log")
@@ -335,9 +330,9 @@ def bound(kind, ratio, t):
     return max(0, 1 - ratio) * skip(kind, t) ** 2 * ((1 - t) / np.maximum(1 - t, T_CLIP)) ** 2
 
 
-def plot_ratio(ax, results, value, law, name):
-    """value(record) against the ratio; dashed law(pred, ratio), which is called `name`."""
-    plot_lines(ax, results, "pred", lambda cell: cell.at["ratio"], value)
+def plot_ratio(ax, results, values, law, name):
+    """values(cell) against the ratio; dashed law(pred, ratio), which is called `name`."""
+    plot_lines(ax, results, "pred", lambda cell: cell.at["ratio"], values)
     fine = np.geomspace(0.05, 0.999, 400)
     for pred in ("eps", "v"):
         ax.plot(fine, [law(pred, ratio) for ratio in fine], "--", color=COLOURS[pred])
@@ -354,13 +349,13 @@ def plot_ratio(ax, results, value, law, name):
 
 
 def plot_noise_left(ax, results):
-    plot_ratio(ax, results, lambda record: max(record["noise_left"], 0.005),
+    plot_ratio(ax, results, lambda cell: results.values(cell, "noise_left"),
                lambda pred, ratio: (1 - ratio) * LEFT[pred], "the law of what is left")  # fmt: skip
     ax.set(ylim=(0.01, None), ylabel="noise left in the samples")
 
 
 def plot_v_loss(ax, results):
-    plot_ratio(ax, results, lambda record: mean_loss(record["loss_over_t"]),
+    plot_ratio(ax, results, lambda cell: list(map(mean_loss, results.values(cell, "loss_over_t"))),
                lambda pred, ratio: mean_loss(bound(pred, ratio, np.array(TIMES))),
                "no training can get below")  # fmt: skip
     ax.set(ylim=(0.03, None), ylabel="v-loss of new images")
@@ -409,7 +404,6 @@ def plot_loss_and_bound(ax, results):
 
 # ---- Figures ----
 
-plot_recognised, plot_rfd = (partial(plot_score, score=score) for score in ("recognised", "rfd"))
 PLOTS = dict(
     ratio=(plot_noise_left, plot_v_loss), leftover=(plot_law, plot_loss_and_bound),
     bottleneck=(plot_recognised, plot_paper), ladder=(plot_recognised, plot_paper),
@@ -429,7 +423,7 @@ def new_figure(results, width, height):
 def draw_study(results):
     """The usual figure: title, plots, tiles."""
     study, name = results.study, results.header["study"]
-    plots = [plot for plot in PLOTS.get(name, ()) if plot is not plot_paper or results.has_paper]
+    plots = PLOTS.get(name, ())
     cells = [c for c in results.cells if c.at.get(study.row) in ROWS.get(name, [c.at[study.row]])]
     panels = distinct(cells, study.panel)
     columns = len(panels) * len(distinct(cells, study.column))

@@ -71,7 +71,6 @@ class Study:
     panel: str = ""
     framed: dict = None
     real: bool = False
-    data: str = "shapes"
 
 
 STUDIES = {}
@@ -250,16 +249,11 @@ def gate():
 @study("A healthy loss falls fast, then slowly, and is lowest near t = 0.35", row="", column="run")
 def health():
     """`python jit.py train` for 1,000 steps, and four runs that are not healthy."""
-    runs = dict(healthy={}, slow=dict(lr=4e-5), hot=dict(lr=0.1))
-    for run, train in runs.items():
-        yield health_cell(run, {}, train)
-    yield health_cell("eps", dict(pred="eps"), {})
-    yield health_cell("clear", dict(mu=2.0), {})
-
-
-def health_cell(run, flow, train):
-    net, train = TI | dict(size=64, patch=16), DEFAULT | dict(steps=1000) | train
-    return Cell(dict(run=run), net, flow, train, LATER, repeat=False)
+    runs = dict(healthy=({}, {}), slow=({}, dict(lr=4e-5)), hot=({}, dict(lr=0.1)),
+                eps=(dict(pred="eps"), {}), clear=(dict(mu=2.0), {}))  # fmt: skip
+    for run, (flow, train) in runs.items():
+        net, train = TI | dict(size=64, patch=16), DEFAULT | dict(steps=1000) | train
+        yield Cell(dict(run=run), net, flow, train, LATER, repeat=False)
 
 
 # ---- What was found: the title of a picture, once its numbers bear it ----
