@@ -423,11 +423,10 @@ def new_figure(results, width, height):
 def draw_study(results):
     """The usual figure: title, plots, tiles."""
     study, name = results.study, results.header["study"]
-    plots = PLOTS.get(name, ())
-    cells = [c for c in results.cells if c.at.get(study.row) in ROWS.get(name, [c.at[study.row]])]
+    plots, rows = PLOTS.get(name, ()), ROWS.get(name) or distinct(results.cells, study.row)
+    cells = [cell for cell in results.cells if cell.at[study.row] in rows]
     panels = distinct(cells, study.panel)
     columns = len(panels) * len(distinct(cells, study.column))
-    rows = len(distinct(cells, study.row)) + study.real
     if columns > 3:
         shown, side, high = [0, 1, 3, 4], min(1.75, 9.4 / columns), 1
     elif plots:
@@ -435,12 +434,13 @@ def draw_study(results):
     else:
         shown, side, high = [0, 1, 2, 3, 4, 5], 2.4, 2 / 3
     under = 0.12 + 0.15 * max(below(cell, results).count("\n") + 1 for cell in cells)
-    heights = [3.2] * bool(plots) + [rows * (side * high + under) + 0.3]
+    heights = [(len(rows) + study.real) * (side * high + under) + 0.3]
+    heights = [3.2, *heights] if plots else heights
     width = max(0.8 + side * columns, 9 if plots else 7)
     figure = new_figure(results, width, sum(heights) + 0.7)
     parts = np.ravel(figure.subfigures(len(heights), 1, height_ratios=heights))
-    for plot, ax in zip(plots, np.ravel(parts[0].subplots(1, len(plots))) if plots else []):
-        plot(ax, results)
+    for i, plot in enumerate(plots):
+        plot(parts[0].add_subplot(1, len(plots), i + 1), results)
     for part, panel in zip(np.ravel(parts[-1].subfigures(1, len(panels))), panels):
         here = [cell for cell in cells if cell.at.get(study.panel) == panel]
         if study.panel:
@@ -576,11 +576,10 @@ def draw(name, folder):
 def main(words=None):
     parser = script_to_out(__doc__)
     parser.add_argument("names", nargs="+", help="of studies, or of the files that run.py wrote")
-
     args = parser.parse_args(words)
     for name in args.names:
-        known = (args.out / f"{name}.json").exists()
-        known or sys.exit(f"{args.out} holds no {name}.json: python figures/run.py makes it.")
+        if not (args.out / f"{name}.json").exists():
+            sys.exit(f"{args.out} holds no {name}.json: python figures/run.py makes it.")
         draw(name, args.out)
 
 
