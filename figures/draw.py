@@ -307,7 +307,7 @@ def plot_excess(ax, results):
     plot_lines(ax, results, "pred", lambda cell: cell.at["k"], excess)
     ax.set(xlabel="k, dimensions of the texture; a patch has 192", yscale="log")
     ax.set_xticks(distinct(results.cells, "k"))
-    ax.set_ylabel("v-loss beyond what the texture must cost")
+    ax.set_ylabel("v-loss beyond the cost of texture")
     ax.legend()
 
 

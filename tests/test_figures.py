@@ -392,6 +392,16 @@ def test_points_of_the_ratio_are_its_numbers(made_up):
         assert np.allclose(y, [0.1 + 3 * i + k for i in range(7)])
 
 
+def test_distance_is_to_the_finest_of_the_same_seed(made_up):
+    """Cells are 10 grey levels apart, of both seeds; the finest, the last of 11, has no point."""
+    ax = draw.Figure().subplots()
+    draw.plot_distance(ax, draw.Results("solver", made_up))
+    heun, euler = (container[0].get_data() for container in ax.containers)
+    assert heun[0].tolist() == [7, 15, 31, 63, 127] and euler[0].tolist() == [4, 8, 16, 32, 64]
+    assert np.allclose(heun[1] * 127.5, [100, 90, 80, 70, 60])
+    assert np.allclose(euler[1] * 127.5, [50, 40, 30, 20, 10])
+
+
 @pytest.mark.parametrize("kind", draw.LEFT)
 def test_the_law_of_what_is_left(kind):
     """jit.py's sampler, with a network that puts out nothing of the noise, leaves what LEFT says;
