@@ -123,22 +123,19 @@ def draw_block(ax):
     ax.text(4.15, 0.42, note, fontsize=10, ha="center", va="center")
 
 
-def architecture_note(patch, large):
-    """How to read the drawing, and the numbers of the paper's B/16 beside those drawn."""
-    chain = "{0} → {bottleneck} → {width} → {depth} blocks of {width} → {0}".format(patch, **large)
-    joined = "{context_tokens} in-context tokens join before block {context_start}".format(**large)
-    return ("Heights to scale: numbers in a token. "
-            "Here Ti/16, for patches of 16 × 16 pixels in 3 colours.\n"
-            f"The paper's B/16: {chain}; {joined}.")  # fmt: skip
-
-
 def draw_architecture():
     """The network to scale, and the inside of a block."""
     model, patch = jit.MODELS["Ti"], 16 * 16 * 3
     bottleneck, width = model["bottleneck"], model["width"]
     title = (f"An hourglass: {patch} noisy numbers enter through {bottleneck}, "
              f"and {patch} clean ones leave")  # fmt: skip
-    figure = new_figure(6.6, title, architecture_note(patch, jit.MODELS["B"]))
+    large = jit.MODELS["B"]  # its patches have 768 numbers, too
+    chain = "768 → {bottleneck} → {width} → {depth} blocks of {width} → 768".format(**large)
+    joined = "{context_tokens} in-context tokens join before block {context_start}".format(**large)
+    note = ("Heights to scale: numbers in a token. "
+            "Here Ti/16, for patches of 16 × 16 pixels in 3 colours.\n"
+            f"The paper's B/16: {chain}; {joined}.")  # fmt: skip
+    figure = new_figure(6.6, title, note)
     ax = canvas(figure)
     draw_ends(ax, patch, bottleneck, width)
     draw_blocks(ax, width, model["depth"], model["context_tokens"], model["context_start"])

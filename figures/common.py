@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from studies import digest
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -37,6 +38,14 @@ def real_images(data, n, seed):
     batches = list(jit.data_batches(data, places, seed, torch.device("cpu")))
     pixels = jit.to_uint8(torch.cat([x for x, _ in batches]))
     return pixels, torch.cat([y for _, y in batches])
+
+
+def unselected_samples(net, flow, n):
+    """n samples of seed 0 with guidance 2, uint8 (n, C, S, S), and their classes, in turn (n,)."""
+    y, _ = jit.pick_classes(n, net.classes)
+    cfg = jit.guidance_weight(2.0, net, flow)
+    batches = jit.sample_images(net, y.to(net.pos_embed.device), flow, net.shape, cfg=cfg)
+    return torch.cat([batch.cpu() for batch in tqdm(batches, "sampling", -(-n // 50))]), y
 
 
 @functools.cache

@@ -15,26 +15,21 @@ from style import INK, canvas, new_figure, save, script_to_out, show
 
 
 def draw_strip(states):
-    """z above x_pred at nine of the times 0, .1 ... 1, of each image."""
-    chosen, left = (0, 1, 2, 3, 4, 5, 6, 8, 10), 0.5
-    step, side = 0.862, 0.8533  # inches; the side is 128 dots
-    n = len(states[0][1])
-    height = 1.05 + n * (2 * step + 0.1)
+    """z above x_pred at nine of the times 0, .1 ... 1, of two images."""
     note = "On top z, on its way to an image; under it x_pred, what the network takes it for."
-    figure = new_figure(height, "The network sees the shape where the eye still sees noise", note)
-    ax, top = canvas(figure), height - 0.95
-    for column, i in enumerate(chosen):
-        middle = left + step * column + side / 2
-        ax.text(middle, top + 0.06, f"t = {states[i][0]:.1f}", ha="center", fontsize=10, color=INK)
-    for number in range(n):
-        for part, name in enumerate(("z", "x_pred"), 1):
-            top -= step
-            ax.text(0.03, top + side / 2, name, va="center", fontsize=9, color=INK)
-            for column, i in enumerate(chosen):
-                if i < 10 or name == "z":  # at t = 1 there is nothing left to predict
-                    image = states[i][part][number].cpu()
-                    show(ax, image, left + step * column, top, side, "none")
-        top -= 0.1
+    figure = new_figure(4.698, "The network sees the shape where the eye still sees noise", note)
+    ax, step = canvas(figure), 0.862  # inches
+    rows = [(image, part) for image in (0, 1) for part in ("z", "x_pred")]
+    for column, i in enumerate((0, 1, 2, 3, 4, 5, 6, 8, 10)):
+        t, z, x_pred = states[i]
+        left = 0.5 + step * column
+        ax.text(left + 0.427, 3.808, f"t = {t:.1f}", ha="center", fontsize=10, color=INK)
+        for row, (image, part) in enumerate(rows):
+            bottom = 2.886 - step * row - 0.1 * image
+            ax.text(0.03, bottom + 0.427, part, va="center", fontsize=9, color=INK)
+            if t < 1 or part == "z":  # at t = 1 there is nothing left to predict
+                picture = {"z": z, "x_pred": x_pred}[part][image].cpu()
+                show(ax, picture, left, bottom, 0.8533, "none")  # the side is 128 dots
     return figure
 
 

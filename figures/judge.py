@@ -1,6 +1,6 @@
 """How often does a sample show what it was asked for? A small convnet that knows the data judges.
 
-    python figures/judge.py runs/shapes-Ti-16-x       500 samples, EMA 1, --cfg 2
+    python figures/judge.py runs/shapes-Ti-16-x       500 samples, EMA 1, guidance 2
     python figures/judge.py runs/digits-Ti-14-x       of a run on a folder with classes
 
 It is trained the first time, in 3 to 7 CPU-minutes, and kept in runs/: one for the built-in shapes,
@@ -18,7 +18,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from common import ROOT, finish, jit, real_images, version_of
+from common import ROOT, finish, jit, real_images, unselected_samples, version_of
 from style import script
 from torch import nn
 from tqdm import tqdm
@@ -186,17 +186,14 @@ def recognised(images, y, net):
     return (scores(images, net)[:, :-1].argmax(1) == y).double().mean().item()
 
 
-def report(args):
+def report(run):
     """How good the judge is, a line a class, and the shares of all samples."""
-    net, flow, config = jit.load_run(args.run, args.weights, jit.choose_device("auto"))
+    net, flow, config = jit.load_run(run, "ema1", jit.choose_device("auto"))
     data, names = config["data"], config["names"]
-    jit.check(names and names == names_of(data), f"{data} has other classes than {args.run}.")
+    jit.check(names and names == names_of(data), f"{data} has other classes than {run}.")
     judge = load_judge(data)
     print(f"held-out images: recognised {recognised(*held_out_images(data, SIZE), judge):.3f}")
-    y, _ = jit.pick_classes(args.n, net.classes)
-    cfg = jit.guidance_weight(args.cfg, net, flow)
-    batches = jit.sample_images(net, y.to(net.pos_embed.device), flow, net.shape, cfg=cfg)
-    images = torch.cat([batch.cpu() for batch in tqdm(batches, "sampling", -(-args.n // 50))])
+    images, y = unselected_samples(net, flow, 500)
     found = scores(images, judge).argmax(1)
     for label, name in enumerate(names):
         mine = found[y == label]
@@ -210,11 +207,8 @@ def report(args):
 def main(words=None):
     parser = script(__doc__)
     parser.add_argument("run", help="a run on shapes, or on a folder with classes")
-    parser.add_argument("--n", type=jit.positive_int, default=500, help="number of samples")
-    parser.add_argument("--cfg", type=jit.non_negative, default=2.0, help="weight of guidance")
-    parser.add_argument("--weights", default="ema1", choices=jit.WEIGHTS)
     args = parser.parse_args(words)
-    return finish(lambda: report(args))
+    return finish(lambda: report(args.run))
 
 
 if __name__ == "__main__":

@@ -27,14 +27,18 @@ def read_log(run):
     return [lines[step] for step in sorted(lines)]
 
 
+def mean_by_t(lines):
+    """The mean loss in ten bins of t; masked where no t fell."""
+    by_t = np.array([line["loss_by_t"] for line in lines], dtype=float)
+    return np.ma.masked_invalid(by_t).mean(0)
+
+
 def draw_loss(log):
     """Left the loss against the step, right its mean in ten bins of t over the last tenth."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([line["step"] for line in log], [line["loss"] for line in log], color=INK)
-    last = log[-max(1, len(log) // 10) :]
-    by_t = np.ma.masked_invalid(np.array([line["loss_by_t"] for line in last], dtype=float))
-    right.plot(np.arange(0.05, 1, 0.1), by_t.mean(0), color=INK)
+    right.plot(np.arange(0.05, 1, 0.1), mean_by_t(log[-max(1, len(log) // 10) :]), color=INK)
     left.set(xlabel="step", ylabel="loss", yscale="log")
     right.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), yscale="log")
     return figure

@@ -6,19 +6,16 @@
 Leaves the table of figures/measuring.md, and images per CPU-second on one thread.
 """
 
-import os
 import sys
 import time
 
-os.environ["OMP_NUM_THREADS"] = "1"  # numpy and torch read it while they are imported
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from common import finish, jit  # noqa: E402
-from PIL import Image, ImageFilter  # noqa: E402
-from rfd import feature_moments, random_features  # noqa: E402
-from style import script  # noqa: E402
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import finish, jit
+from PIL import Image, ImageFilter
+from rfd import feature_moments, random_features
+from style import script
 
 REFERENCE, N = 5000, 1000  # pictures on the two sides of an rfd
 
@@ -104,6 +101,7 @@ def damages(pixels, labels, classes, order):
 
 def report(data):
     """A row for each kind of damage, and the speed."""
+    torch.set_num_threads(1)
     pixels, labels, classes = load_pictures(data)
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(pixels)))
     reference = feature_moments([pixels[order[:REFERENCE]]])

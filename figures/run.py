@@ -14,7 +14,6 @@ noise_left, what is left of the starting noise; grain, the fine texture; rfd (rf
 the v-loss of fixed images and noise at studies.TIMES. Beside them the same of real images.
 """
 
-import argparse
 import functools
 import inspect
 import json
@@ -26,7 +25,6 @@ import shlex
 import subprocess
 import sys
 import time
-import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -38,6 +36,7 @@ import torch
 import torch.nn.functional as F
 import variants
 from common import ROOT, finish, jit, real_images, version_of
+from loss import mean_by_t, read_log
 from rfd import feature_moments
 from studies import FLOW, SAMPLE, SHOWN, STUDIES, TIMES, TRAIN, digest, settings
 from style import script_to_out
@@ -79,19 +78,16 @@ def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval
 
     start, limit: of clipped_velocity. Returns two tensors (n, C, S, S).
     """
-    samples, noises = [], []
-    cfg = jit.guidance_weight(cfg, net, flow)
-    for first in range(0, len(y), batch_size):
-        labels = y[first : first + batch_size]
-        noise = jit.image_noise(net.shape, 0, range(first, first + len(labels)))
-        noises.append(flow.noise_scale * noise)
+    samples, cfg = [], jit.guidance_weight(cfg, net, flow)
+    noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y)))
+    for labels, z in zip(y.split(batch_size), noise.split(batch_size)):
         velocity = jit.guided_velocity(net, labels, flow, cfg, interval)
         if start > 0 or limit < math.inf:
             velocity = clipped_velocity(velocity, start, limit)
-        for _, z, _ in jit.integrate(velocity, noises[-1], sampling_steps, solver):
+        for _, z, _ in jit.integrate(velocity, z, sampling_steps, solver):
             pass  # only the last z is kept
         samples.append(z)
-    return torch.cat(samples), torch.cat(noises)
+    return torch.cat(samples), noise
 
 
 @torch.no_grad()
@@ -182,16 +178,12 @@ def measure_cell(cell, net, flow, data, judge_net, runs):
 
 def facts(net, flow, data, out, texture):
     """What is known of a trained network, whatever is drawn from it."""
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    log = list({line["step"]: line for line in log}.values())  # of a repeated step the last counts
-    late = np.array([line["loss_by_t"] for line in log[-len(log) * 3 // 10 :]], dtype=float)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a mean of nothing: where no t fell
-        late = [None if np.isnan(loss) else round(loss, 5) for loss in np.nanmean(late, 0)]
-    every = math.ceil(len(log) / 100)
+    log = read_log(out)
+    late = mean_by_t(log[-len(log) * 3 // 10 :]).round(5).tolist()  # None where no t fell
     known = dict(loss_over_t=loss_over_t(net, flow, data, texture), late_loss_by_t=late)
-    known |= dict(log=[(line["step"], round(line["loss"], 5)) for line in log[::every]])
-    known |= dict(images_per_s=round(np.median([line["images_per_s"] for line in log]), 1))
+    every = math.ceil(len(log) / 100)
+    known["log"] = [(line["step"], round(line["loss"], 5)) for line in log[::every]]
+    known["images_per_s"] = round(np.median([line["images_per_s"] for line in log]), 1)
     if hasattr(net, "g"):
         known["gate"] = net.g(torch.tensor(TIMES)).tolist()
     return known
@@ -298,23 +290,6 @@ def missing(cells, seeds, known, data, flip):
     return sorted(jobs.values(), key=lambda job: (job[1], -(TRAIN | job[0][0].train)["steps"]))
 
 
-def command_of(args):
-    """The flags that choose what is trained and measured."""
-    words = ["python", "figures/run.py", args.study]
-    words += ["--seeds", str(args.seeds)] if args.seeds > 1 else []
-    words += ["--data", args.data] if args.data else []
-    for name, value in own_sizes(args).items():
-        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    words += ["--flip"] * bool(args.flip) + ["--tiny"] * args.tiny
-    return shlex.join(words)
-
-
-def own_sizes(args):
-    """What is given of the sizes of own pictures: arguments of a study."""
-    known = dict(size=args.size, patches=args.patches, channels=args.channels)
-    return {name: value for name, value in known.items() if value}
-
-
 def run(name, args):
     """What is missing, args.jobs networks at a time; records are kept as soon as they are there."""
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that train
@@ -322,17 +297,17 @@ def run(name, args):
         jit.check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
     study = STUDIES[name]
-    own = own_sizes(args)
+    own = dict(size=args.size, patches=args.patches, channels=args.channels)
+    own = {size: value for size, value in own.items() if value}
     takes = inspect.signature(study.cells).parameters
     jit.check(own.keys() <= takes.keys(), f"{name} has its own sizes: leave out --size.")
     cells = [tiny(cell) if args.tiny else cell for cell in study.cells(**own)]
     divides = all(cell.net["size"] % cell.net["patch"] == 0 for cell in cells)
     jit.check(divides, "--patches must divide --size.")
-    data, flip = args.data or study.data, bool(args.flip)
-    name += f"_{Path(data).name}" if data != study.data else ""
+    data, flip = args.data, args.flip
+    name += f"_{Path(data).name}" if data != "shapes" else ""
     path, runs = args.out / f"{name}.json", args.runs
-    header = dict(study=args.study, command=command_of(args))
-    header |= dict(data=data, arguments=own, tiny=args.tiny)
+    header = dict(study=args.study, command=args.command, data=data, arguments=own, tiny=args.tiny)
     judge_net = judge.load_judge(data, 1 if args.tiny else 1200, runs)
     _, real, records, _ = read_results(path)
     for cell in {real_key(cell, data): cell for cell in cells}.values():
@@ -368,14 +343,15 @@ def main(words=None):
     add("study", choices=STUDIES)
     add("--seeds", type=jit.positive_int, default=1, help="trainings of the cells that repeat")
     add("--jobs", type=jit.positive_int, default=os.cpu_count(), help="networks at a time")
-    add("--data", help="shapes, or a folder of images; None: the study's")
+    add("--data", default="shapes", help="or a folder of images")
     add("--size", type=jit.positive_int, help="side of the images")
     add("--patches", type=jit.positive_int, nargs=2, help="side of large and of small patches")
     add("--channels", type=int, choices=(1, 3), help="1: grey images")
-    add("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the images")
+    add("--flip", action="store_true", help="mirror half of the images")
     add("--tiny", action="store_true", help="two steps of small networks, to try")
     add("--runs", type=Path, default=ROOT / "runs" / "studies", help="folder of the networks")
     args = parser.parse_args(words)
+    args.command = shlex.join(["python", "figures/run.py", *(words or sys.argv[1:])])
     return finish(lambda: run(args.study, args))
 
 

@@ -60,8 +60,8 @@ class Cell:
 class Study:
     """Cells, and the coordinates that run down, across, and from panel to panel of the picture.
 
-    cells: a function that yields them; framed: the paper's own choice; real: where real images
-    stand, "row", "column" or "free".
+    cells: a function that yields them; framed: the paper's own choice; real: whether real images
+    stand above.
     """
 
     title: str
@@ -70,8 +70,7 @@ class Study:
     column: str
     panel: str = ""
     framed: dict = None
-    real: str = ""
-    data: str = "shapes"
+    real: bool = False
 
 
 STUDIES = {}
@@ -114,7 +113,7 @@ def of_width(width):
 
 
 @study("Three predictions, and the width of the network as a share of the numbers of a patch",
-       row="ratio", column="pred", real="row")  # fmt: skip
+       row="ratio", column="pred", real=True)  # fmt: skip
 def ratio():
     sizes = [(48, 8), (96, 8), (144, 8), (192, 8), (288, 8), (384, 8), (192, 4)]
     for (width, patch), pred in product(sizes, PREDS):
@@ -138,7 +137,7 @@ def leftover():
 
 
 @study("Nine ways to denoise (Table 2)",
-       panel="patch", row="loss", column="pred", real="row",
+       panel="patch", row="loss", column="pred", real=True,
        framed=dict(patch=8, loss="v", pred="x"))  # fmt: skip
 def nine(size=32, patches=(8, 4), channels=3):
     fids = [(10.14, 379.21, 107.55, 10.45, 394.58, 126.88, 8.62, 372.38, 96.53),
@@ -151,13 +150,13 @@ def nine(size=32, patches=(8, 4), channels=3):
 
 
 @study("Three predictions on patches of as many numbers as the network is wide, and of a quarter",
-       row="patch", column="pred", real="row")  # fmt: skip
+       row="patch", column="pred", real=True)  # fmt: skip
 def predictions(size=32, patches=(8, 4), channels=3):
     return (cell for cell in nine(size, patches, channels) if cell.at["loss"] == "v")
 
 
 @study("Is it the recipe? Four rates, and for v four times the steps", row="pred", column="rate",
-       real="column")  # fmt: skip
+       real=True)  # fmt: skip
 def tuned():
     for pred, rate in product(("v", "x", "eps"), (0.25, 0.5, 1, 2)):
         train = dict(lr=rate * TRAIN["lr"])
@@ -178,7 +177,7 @@ def dimension():
 
 
 @study("Which noise levels to train at: logit t ~ N(μ, 0.8²) (Table 3)",
-       row="pred", column="mu", real="column")  # fmt: skip
+       row="pred", column="mu", real=True)  # fmt: skip
 def shift():
     fids = (14.44, 9.79, 8.62, 8.99, 464.25, 372.91, 372.36, 355.25, 120.03, 109.93, 96.53, 106.85)
     for (pred, mu), fid in zip(product(PREDS, (0.0, -0.4, -0.8, -1.2)), fids):
@@ -186,7 +185,7 @@ def shift():
 
 
 @study("A bottleneck of r numbers in the patch embedding (Figure 4)",
-       row="pred", column="r", real="column")  # fmt: skip
+       row="pred", column="r", real=True)  # fmt: skip
 def bottleneck():
     # The paper's 16, 128 and 512 of 768 numbers are 4, 32 and 128 of 192. Of its others, 8.38, 8.15,
     # 7.89 and 7.35, we do not know which is which.
@@ -194,7 +193,7 @@ def bottleneck():
         yield Cell(dict(pred="x", r=r), WIDE | dict(bottleneck=r), paper=fid)
 
 
-@study("The network, step by step (Table 4)", row="pred", column="network", real="column")
+@study("The network, step by step (Table 4)", row="pred", column="network", real=True)
 def ladder():
     bare = TI | dict(rope=False, qk_norm=False, context_tokens=0)
     rungs = [("layernorm", "LayerNormGelu", bare, 7.89), ("rmsnorm", "JiT", bare, 7.48),
@@ -225,7 +224,7 @@ def solver():
 
 
 @study("Is it the sampler? x_pred kept within [−1, 1], or begun at t = 0.02",
-       row="pred", column="sampler", real="column")  # fmt: skip
+       row="pred", column="sampler", real=True)  # fmt: skip
 def sampler():
     ways = dict(plain={}, limit=dict(limit=1.0), start=dict(start=0.02))
     for pred, way in product(PREDS, ways):
@@ -241,7 +240,7 @@ def guidance():
 
 
 @study("A way around the network for the noise: one learned number g(t)",
-       row="variant", column="pred", real="free")  # fmt: skip
+       row="variant", column="pred", real=True)  # fmt: skip
 def gate():
     for variant, pred in [*product(("JiT",), PREDS), ("Gated", "eps"), ("Gated", "v")]:
         yield Cell(dict(variant=variant, pred=pred), WIDE, dict(pred=pred), variant=variant)
@@ -250,16 +249,11 @@ def gate():
 @study("A healthy loss falls fast, then slowly, and is lowest near t = 0.35", row="", column="run")
 def health():
     """`python jit.py train` for 1,000 steps, and four runs that are not healthy."""
-    runs = dict(healthy={}, slow=dict(lr=4e-5), hot=dict(lr=0.1))
-    for run, train in runs.items():
-        yield health_cell(run, {}, train)
-    yield health_cell("eps", dict(pred="eps"), {})
-    yield health_cell("clear", dict(mu=2.0), {})
-
-
-def health_cell(run, flow, train):
-    net, train = TI | dict(size=64, patch=16), DEFAULT | dict(steps=1000) | train
-    return Cell(dict(run=run), net, flow, train, LATER, repeat=False)
+    runs = dict(healthy=({}, {}), slow=({}, dict(lr=4e-5)), hot=({}, dict(lr=0.1)),
+                eps=(dict(pred="eps"), {}), clear=(dict(mu=2.0), {}))  # fmt: skip
+    for run, (flow, train) in runs.items():
+        net, train = TI | dict(size=64, patch=16), DEFAULT | dict(steps=1000) | train
+        yield Cell(dict(run=run), net, flow, train, LATER, repeat=False)
 
 
 # ---- What was found: the title of a picture, once its numbers bear it ----

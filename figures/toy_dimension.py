@@ -14,7 +14,7 @@ import math
 from statistics import mean, stdev
 
 import torch
-from common import ROOT, jit
+from common import jit
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from style import COLOURS, GREY, save, script
@@ -22,7 +22,7 @@ from style import COLOURS, GREY, save, script
 import toy_manifold as toy
 
 DISTANCES = {"off_plane": "distance from the plane", "off_curve": "distance from the curve",
-             "sliced_w1": "distance of the distributions"}  # fmt: skip
+             "missed": "v missed, mean square"}  # fmt: skip
 
 
 def copy_error(D, width=256, steps=600, seed=0):
@@ -53,13 +53,13 @@ def copy_test():
         print(f"D {D:3}, width {width:4}, {steps:4} steps: {words}", flush=True)
 
 
-def draw_errors(ax, records, field, error, joined=True):
+def draw_errors(ax, records, field, error, joined=True, marker="o", size=5):
     """An error against a field of the networks: one dot a seed, a line through the means."""
     values = [value for (value,) in toy.group(records, field)]
     for (pred,), found in toy.group(records, "pred").items():
         if pred in COLOURS:
             x = [values.index(record[field]) for record in found]
-            ax.plot(x, [r[error] for r in found], "o", color=COLOURS[pred], markersize=5)
+            ax.plot(x, [r[error] for r in found], marker, color=COLOURS[pred], markersize=size)
         means = {value: mean(record[error] for record in same)
                  for (value,), same in toy.group(found, field).items()}  # fmt: skip
         x = [values.index(value) for value in means]
@@ -98,9 +98,8 @@ def draw_dimension(records):
     return figure
 
 
-def open_results(args, name):
-    """The folder of results, made and known to be writable; returns OUT/NAME.json."""
-    folder = args.out if args.out.is_absolute() else ROOT / args.out
+def open_results(folder, name):
+    """The folder of results, made and known to be writable; returns FOLDER/NAME.json."""
     jit.check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -113,7 +112,7 @@ def main(words=None):
     args = parser.parse_args(words)
     if args.study == "copy":
         return copy_test()
-    path = open_results(args, "toy_dimension")
+    path = open_results(args.out, "toy_dimension")
     if not args.draw:
         preds = toy.PREDS + toy.REFERENCES
         configs = [toy.Config(2**k, pred=pred) for k in range(1, 10) for pred in preds]

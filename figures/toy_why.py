@@ -135,19 +135,11 @@ def run_missed(configs, seeds, steps):
 
 def draw_missed(ax, records):
     """Lines: normal numbers; crosses: spirals. One dot a seed."""
-    values = [d for (d,) in toy.group(records, "d")]
-    for (pred, data), found in toy.group(records, "pred", "data").items():
-        x, style = [values.index(record["d"]) for record in found], dict(color=COLOURS[pred])
-        mark, size = ("x", 7) if data == "spirals" else ("o", 5)
-        ax.plot(x, [r["missed"] for r in found], mark, markersize=size, **style)
-        if data == "gaussian":
-            means = [mean(r["missed"] for r in same) for same in toy.group(found, "d").values()]
-            ax.plot(means, **style)
+    kinds = toy.group(records, "data")
+    draw_errors(ax, kinds["gaussian",], "d", "missed")
+    draw_errors(ax, kinds["spirals",], "d", "missed", joined=False, marker="x", size=7)
     ax.plot([], [], "o-", color="0.4", label="normal numbers")
     ax.plot([], [], "x", color="0.4", label="spirals")
-    ax.set(yscale="log", xlim=(-0.4, len(values) - 0.6))
-    ax.set_xticks(range(len(values)), values)
-    ax.set_ylabel("v missed, mean square", fontsize=11)
     ax.legend(loc="lower right")
 
 
@@ -190,7 +182,7 @@ def main(words=None):
     names = [study for study, *_ in PANELS]
     parser.add_argument("study", nargs="?", choices=names, help="none: all four")
     args = parser.parse_args(words)
-    path = open_results(args, "toy_why")
+    path = open_results(args.out, "toy_why")
     stored = json.loads(path.read_text()) if path.exists() else {}
     for study in [] if args.draw else [args.study] if args.study else names:
         seeds = range(args.seed, args.seed + args.seeds)

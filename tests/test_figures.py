@@ -174,7 +174,8 @@ def test_study_is_valid(name):
     """Every cell has a place of its own, arguments that exist and a network that can be built."""
     study = STUDIES[name]
     cells = list(study.cells())
-    assert len({draw.place_of(cell, study) for cell in cells}) == len(cells)
+    places = [[cell.at.get(part) for part in (study.row, study.panel, study.column)] for cell in cells]
+    assert len(set(map(tuple, places))) == len(cells)
     for cell in cells:
         network, sampled = settings(cell)
         kind = getattr(variants, cell.variant, jit.JiT)
@@ -358,30 +359,47 @@ def test_every_cell_shows_its_own_pictures_and_numbers(name, made_up):
     """Of its first seed, in its row and column, under the name of its column."""
     results = draw.Results(name, made_up)
     study, cells = results.study, results.cells
-    axes = draw.draw_grid(draw.Figure(), results, cells, (0, 1, 3, 4))
-    places = draw.places_of(cells, study)
+    cells = [cell for cell in cells if cell.at.get(study.panel) == cells[0].at.get(study.panel)]
+    axes = draw.draw_grid(draw.Figure(), results, cells, [0, 1, 3, 4])
+    rows, columns = (draw.distinct(cells, part) for part in (study.row, study.column))
     for i, cell in enumerate(cells):
-        ax = axes[places[draw.place_of(cell, study)]]
+        row, column = rows.index(cell.at[study.row]), columns.index(cell.at[study.column])
+        ax = axes[row + study.real, column]
         assert set(np.unique(ax.images[0].get_array())) == {5 + 10 * i, 255}  # 255: the gaps
         assert f"recognised {50 + i}" in ax.get_xlabel()
+        title = axes[int(study.real), column].get_title()
+        assert title == draw.label(study.column, cell.at[study.column], cell)
     shown = [np.unique(ax.images[0].get_array()).tolist() for ax in axes.flat if ax.images]
-    assert ([255] in shown) == bool(study.real)  # real images are white here
+    assert ([255] in shown) == study.real  # real images are white here
 
 
 def test_records_of_other_settings_are_not_drawn(made_up):
     results = draw.Results("gate", made_up)
-    assert results.picture(results.cells[0], (0, 1, 3, 4)) is not None
-    changed = replace(results.cells[0], train=dict(steps=1))
-    assert results.of(changed) == [] and results.picture(changed, (0, 1, 3, 4)) is None
+    changed, ax = replace(results.cells[0], train=dict(steps=1)), draw.Figure().subplots()
+    assert len(results.of(results.cells[0])) == 2 and results.of(changed) == []
+    draw.draw_cell(ax, results, changed, [0, 1, 3, 4])
+    assert not ax.images and ax.texts[0].get_text() == "not run here"
 
 
 def test_points_of_the_ratio_are_its_numbers(made_up):
-    figure = draw.draw_ratio(draw.Results("ratio", made_up))
-    for line in figure.axes[0].containers:
+    ax = draw.Figure().subplots()
+    draw.plot_noise_left(ax, draw.Results("ratio", made_up))
+    assert len(ax.containers) == 3
+    for line in ax.containers:
         x, y = line[0].get_data()
         k = PREDS.index({"x": "x", "ε": "eps", "v": "v"}[line.get_label()[0]])
         assert np.allclose(x, [1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 4])
         assert np.allclose(y, [0.1 + 3 * i + k for i in range(7)])
+
+
+def test_distance_is_to_the_finest_of_the_same_seed(made_up):
+    """Cells are 10 grey levels apart, of both seeds; the finest, the last of 11, has no point."""
+    ax = draw.Figure().subplots()
+    draw.plot_distance(ax, draw.Results("solver", made_up))
+    heun, euler = (container[0].get_data() for container in ax.containers)
+    assert heun[0].tolist() == [7, 15, 31, 63, 127] and euler[0].tolist() == [4, 8, 16, 32, 64]
+    assert np.allclose(heun[1] * 127.5, [100, 90, 80, 70, 60])
+    assert np.allclose(euler[1] * 127.5, [50, 40, 30, 20, 10])
 
 
 @pytest.mark.parametrize("kind", draw.LEFT)
@@ -401,8 +419,9 @@ def test_the_law_of_what_is_left(kind):
 
 def test_points_of_leftover_are_its_numbers(made_up):
     results = draw.Results("leftover", made_up)
-    left = draw.draw_leftover(results).axes[0]
-    found = [line.get_xydata().tolist() for line in left.lines if line.get_marker() == "o"]
+    ax = draw.Figure().subplots()
+    draw.plot_law(ax, results)
+    found = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() == "o"]
     laws = [0.02, *(0.75 * np.array([1 / np.e, 0.5, 1, 20 * np.e]))]
     for i, (points, law) in enumerate(zip(found, laws, strict=True)):
         assert np.allclose(points, [[law, 0.1 + i]] * 2)
