@@ -261,10 +261,10 @@ def health():
 FINDINGS = {
     "ratio": "Narrower than a patch, a network cannot put out ε and v; as wide, it learns them "
              "badly; x-prediction hardly minds",
-    "leftover": "What a narrow network cannot put out of the noise stays in the picture, "
-                "as one law says",
-    "nine": "In a network as wide as a patch only x-prediction works, under every loss: "
-            "what is predicted counts, not where the loss compares",
+    "leftover": "Noise that a narrow network cannot put out stays in the picture: "
+                "one law says how much",
+    "nine": "In a network as wide as a patch x-prediction is far ahead under every loss: "
+            "what is predicted counts more than where the loss compares",
     "ladder": "RoPE with qk-norm helps; in-context tokens bring every seed to 60%",
     "resolution": "With 16 tokens the shapes are recognised equally often at 32, 64 and 128 px",
     "solver": "8 evaluations draw the same shapes; 60 and more are needed to come within a grey "

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 import os
 import textwrap
 from pathlib import Path
@@ -64,8 +65,10 @@ def new_figure(height, title, note=""):
 
 
 def wrap(title, width):
-    """A title in lines that fit on a figure of this width in inches."""
-    return "\n".join(textwrap.wrap(title, int(8.6 * width)))
+    """A title in lines of about one length, that fit on a figure of this width in inches."""
+    most = int(8.6 * width)
+    lines = math.ceil(len(title) / most)
+    return "\n".join(textwrap.wrap(title, min(most, len(title) // lines + 8)))
 
 
 def panel(figure, left, bottom, width, height, **settings):
