@@ -78,6 +78,8 @@ class Results:
         self.folder, self.header, self.records = folder, kept, kept["records"]
         self.real = {record["key"]: record for record in kept["real"]}
         self.study = STUDIES[kept["study"]]
+        # Data that must not be passed on are taken out of the .npz file, and not shown.
+        self.shows_real = self.study.real and self.real.keys() <= self.tiles.keys()
         cells = list(self.study.cells(**kept["arguments"]))
         shown = {self.row_of(cell) for cell in cells if self.of(cell)}  # with results
         self.cells = [cell for cell in cells if self.row_of(cell) in shown]
@@ -155,20 +157,20 @@ def draw_grid(figure, results, cells, shown):
     """The tiles of every cell in its row and column, and real images in a row above their names."""
     study = results.study
     rows, columns = distinct(cells, study.row), distinct(cells, study.column)
-    axes = figure.subplots(len(rows) + study.real, len(columns), squeeze=False)
+    axes = figure.subplots(len(rows) + results.shows_real, len(columns), squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     for cell in cells:
         row, column = cell.at.get(study.row), cell.at.get(study.column)
-        i, j = rows.index(row) + study.real, columns.index(column)
+        i, j = rows.index(row) + results.shows_real, columns.index(column)
         draw_cell(axes[i, j], results, cell, shown)
-        if i == study.real:
+        if i == results.shows_real:
             name = label(study.column, column, cell)
             axes[i, j].set_title(name, color=COLOUR_OF.get(column, INK))
         if study.row:
             axes[i, 0].set_ylabel(label(study.row, row, cell), color=COLOUR_OF.get(row, INK))
-    if study.real:
+    if results.shows_real:
         draw_real(axes[0], results, cells, shown)
     return axes
 
@@ -458,7 +460,7 @@ def draw_study(results):
     else:
         shown, side, high = [0, 1, 2, 3, 4, 5], 2.4, 2 / 3
     under = 0.12 + 0.15 * max(below(cell, results).count("\n") + 1 for cell in cells)
-    heights = [(len(rows) + study.real) * (side * high + under) + 0.3]
+    heights = [(len(rows) + results.shows_real) * (side * high + under) + 0.3]
     heights = [3.2, *heights] if plots else heights
     width = max(0.8 + side * columns, 9 if plots else 7)
     figure = new_figure(results, width, sum(heights) + 0.7)
