@@ -480,7 +480,7 @@ def explain(error):
     if isinstance(error, Stop):
         return str(error), error.code
     if isinstance(error, KeyboardInterrupt):
-        return "stopped.", 130
+        return "stopped. A training goes on from its last checkpoint with the same command.", 130
     if isinstance(error, OSError):
         return str(error).partition("\n")[0], 2
     words = ("out of memory", "can't allocate memory")  # of torch, on GPUs and CPUs
@@ -497,6 +497,12 @@ def processes():
     complete = world.isdecimal() and "MASTER_ADDR" in os.environ
     check(complete, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
     return int(os.environ["RANK"]), int(world)
+
+
+def say(text):
+    """What is being done, on stderr, above a bar; of several processes the first one speaks."""
+    if processes()[0] == 0:
+        tqdm.write(text, file=sys.stderr)
 
 
 def processes_here():
@@ -683,7 +689,7 @@ class Images:
         readable = len(self.labels)
         check(readable, f"none of the {n} files can be read as an image.")
         if readable < n:
-            print(f"{n - readable} of {n} files were left out", file=sys.stderr)
+            say(f"{n - readable} of {n} files were left out")
 
     def check_classes(self):
         """Stop where no image of a class can be read: it would not be learnt, yet sampled."""
@@ -732,8 +738,7 @@ def find_images(name, shape):
     line = f"{root}: {len(paths)} images, {len(names)} classes: {class_list or 'none'}; "
     line += f"left out {len(files) - len(paths)} other files"
     line += f"; no images in {', '.join(empty[:10])}" if empty else ""
-    if processes()[0] == 0:
-        print(line)
+    say(line)
     check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or *.jpg without classes.")
     is_split = names and SPLITS.issuperset(name.lower() for name in names)
     check(not is_split, f"{root} is split into {class_list}: give one.")
@@ -1017,7 +1022,7 @@ def official_config(weights, flags):
         start = starts.get(depth, depth // 3)
         tokens = weights["in_context_posemb"].shape[1]
         network |= dict(context_tokens=tokens, context_start=start)
-        print(f"assumed: in-context tokens join before block {start}", file=sys.stderr)
+        say(f"assumed: in-context tokens join before block {start}")
     noise_scale = flags.get("noise_scale") or max(1.0, size / 256)
     flow = dict(noise_scale=noise_scale, t_clip=flags.get("t_eps") or T_CLIP)
     return dict(network=network, flow=flow, names=[], data="")
@@ -1152,7 +1157,7 @@ def optional(name):
         if explain(error) is None:  # a bug
             raise
         reason = str(error).partition("\n")[0]
-        tqdm.write(f"no {name}: {reason}", file=sys.stderr)
+        say(f"no {name}: {reason}")
 
 
 def draw_samples(path, net, flow, names, cfg):
@@ -1187,10 +1192,9 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
                   names=list(data.names), images=len(data.labels), data=data_name,
                   fingerprint=data.fingerprint)  # fmt: skip
     done = resume(out, networks, optimizer, config)
-    if rank == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        print(f"{out}: {flow.pred}-prediction, patches of {net.shape[0] * net.patch**2} numbers, "
-              f"{device}, {f'goes on after step {done}' if done else 'new'}, to step {steps}")
+    out.mkdir(parents=True, exist_ok=True)
+    say(f"{out}: {flow.pred}-prediction, patches of {net.shape[0] * net.patch**2} numbers, "
+        f"{device}, {f'goes on after step {done}' if done else 'new'}, to step {steps}")
     parts = range(rank * accum, (rank + 1) * accum)  # of a batch, for this process
     starts = (past * batch_size + part * count for past in range(done, steps) for part in parts)
     batches = data_batches(data, (range(i, i + count) for i in starts), seed, device, flip)
@@ -1235,8 +1239,7 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
                     draw_samples(sheet, networks["model_ema1"], flow, data.names, cfg)
         saved_at = time.perf_counter() if save else saved_at
         seen, logged, clock = [], step, time.perf_counter()
-    if rank == 0:
-        print(f"done, {max(done, steps)} steps; more images with: python jit.py sample {out}")
+    say(f"done, {max(done, steps)} steps; more images with: python jit.py sample {out}")
 
 
 # ---- 9. The command line ----
@@ -1424,13 +1427,8 @@ def run_train(args):
         raise Stop(str(error)) from error
     if args.compile:
         net.compile()
-    try:
-        settings = flags_of(train, args) | dict(data=data, data_name=args.data)
-        train(net, Flow(**flags_of(Flow, args)), **settings)
-    except KeyboardInterrupt:
-        path = args.out / CHECKPOINT
-        step = load_checkpoint(path)["step"] if path.exists() else 0
-        raise Stop(f"stopped; saved at step {step}, where the same command goes on.", 130) from None
+    settings = flags_of(train, args) | dict(data=data, data_name=args.data)
+    train(net, Flow(**flags_of(Flow, args)), **settings)
 
 
 def open_run(args, classes=""):
@@ -1439,7 +1437,7 @@ def open_run(args, classes=""):
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
     flow.t_clip = args.t_clip or flow.t_clip
     if guidance_weight(args.cfg, net, flow) != args.cfg and net.classes > 1:
-        print(f"no guidance: trained with --label-drop {flow.label_drop:g}", file=sys.stderr)
+        say(f"no guidance: trained with --label-drop {flow.label_drop:g}")
     check(not classes or flow.label_drop < 1, "--classes: trained without (--label-drop 1).")
     if args.compile:
         net.compile()
@@ -1466,7 +1464,7 @@ def run_sample(args):
             Image.fromarray(image.squeeze()).save(folder / f"{index:06d}.png")
     if sheet:
         draw_sheet(folder / "samples.png", torch.cat(sheet), captions)
-    print(args.png_dir or folder / "samples.png")
+    say(f"see {args.png_dir or folder / 'samples.png'}")
 
 
 def load_statistics(path):
@@ -1536,32 +1534,23 @@ def run_eval(args):
     score, deviation = inception_score(torch.cat(logits))
     result = {f"fid_{n}": frechet_distance(mean, covariance, mu, sigma), "inception_score": score}
     result |= dict(inception_score_std=deviation, run=str(args.run), reference=reference)
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)
 
 
 class Output:
-    """stdout or stderr that outlives its reader: what nobody reads must not end a training."""
+    """stderr that outlives its reader: what nobody reads must not end a training."""
 
     def __init__(self, stream):
         self.stream = stream or open(os.devnull, "w")  # None: it was closed at the start
-        self.failed = False  # for another reason than a reader who has gone
 
     def write(self, text):
-        encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        text = text.encode(encoding, "backslashreplace").decode(encoding)  # for any file's name
-        return self.attempt("write", text)
-
-    def flush(self):
-        self.attempt("flush")
-
-    def attempt(self, method, *arguments):
         try:
-            return getattr(self.stream, method)(*arguments)
-        except OSError as error:
-            self.failed = not isinstance(error, BrokenPipeError)
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
             self.stream = open(os.devnull, "w")
 
-    def __getattr__(self, name):
+    def __getattr__(self, name):  # all else is the stream's
         return getattr(self.stream, name)
 
 
@@ -1571,9 +1560,6 @@ def main(words=None):
         args = parse_flags(words)
         check(args.command == "train" or processes()[1] == 1, "torchrun is for train only.")
         {"train": run_train, "sample": run_sample, "eval": run_eval}[args.command](args)
-        sys.stdout.flush()
-        lost = args.command == "eval" and getattr(sys.stdout, "failed", False)
-        check(not lost, "the result could not be written: is the disk full?")
     except (Exception, KeyboardInterrupt) as error:
         explained = explain(error)
         if explained is None:
@@ -1588,5 +1574,5 @@ def main(words=None):
 
 
 if __name__ == "__main__":
-    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
+    sys.stderr = Output(sys.stderr)
     sys.exit(main())

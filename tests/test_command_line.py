@@ -104,7 +104,7 @@ def test_sample_writes_sheet_or_files(run, capsys):
     """Both show the same images; classes take turns or are as asked, by name or number; seeds and
     weights act. Images of before are not mixed with new ones."""
     assert call("sample", run, *FEW, "--batch-size", 2) == 0
-    assert str(run / "samples.png") in capsys.readouterr().out
+    assert str(run / "samples.png") in capsys.readouterr().err
     sheet = np.asarray(Image.open(run / "samples.png"))
     images = drawn(run, "p", "--batch-size", 2)
     assert sorted(path.name for path in Path("p").iterdir()) == [f"{i:06d}.png" for i in range(5)]
@@ -350,9 +350,8 @@ def test_a_result_that_is_lost_is_no_success(run, monkeypatch, capsys):
         def write(self, text):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys, "stdout", jit.Output(Full()))
-    assert call("eval", run, "--n", 2, "--reference", "shapes") == 2
-    assert "could not be written" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert "No space left" in refused(capsys, "eval", run, "--n", 2, "--reference", "shapes")
 
 
 def test_a_bug_in_the_sampler_costs_no_training(monkeypatch):

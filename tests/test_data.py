@@ -106,11 +106,11 @@ def test_folder_of_classes(capsys):
     data = open_data()
     assert data.names == ["a", "b"] and data.labels.tolist() == [0, 0, 1]
     assert colours(data.pixels) == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     for phrase in ("3 images, 2 classes: a, b", "left out 5 other files", "no images in c"):
         assert phrase in said, phrase
     save("d/.hidden.png", "white"), os.chdir("d")
-    assert open_data(".").names == ["a", "b"] and "left out 5 other" in capsys.readouterr().out
+    assert open_data(".").names == ["a", "b"] and "left out 5 other" in capsys.readouterr().err
 
 
 def test_flat_folder_has_no_classes(capsys):
@@ -118,7 +118,7 @@ def test_flat_folder_has_no_classes(capsys):
     save("d/1.png", "red"), save("d/2.png", "blue")
     data = open_data()
     assert data.names == [] and data.labels.tolist() == [jit.NO_CLASS] * 2
-    assert "2 images, 0 classes" in capsys.readouterr().out
+    assert "2 images, 0 classes" in capsys.readouterr().err
     assert train("--data", "d", "--out", "r", "--steps", 1) == 0
     assert jit.load_run("r", "raw", "cpu")[0].classes == 0
 
