@@ -616,7 +616,7 @@ class Shapes:
 # ---- 6. Data from a folder ----
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-MEMORY_LIMIT = 2 * 2**30  # bytes; a folder with more pixels is read again in every epoch
+MEMORY_LIMIT = 2 * 2**30  # bytes; a folder with more pixels is read again in each epoch
 
 
 def crop(image, size, channels):
@@ -639,7 +639,7 @@ def crop(image, size, channels):
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     pixels = np.array(image.crop((left, top, left + size, top + size)))  # (S, S, 3) or (S, S)
-    return torch.from_numpy(pixels.reshape(size, size, channels)).permute(2, 0, 1)
+    return torch.from_numpy(pixels.reshape(size, size, channels)).permute(2, 0, 1).contiguous()
 
 
 @functools.cache
@@ -652,57 +652,33 @@ def decoders():
 
 @dataclasses.dataclass
 class Images:
-    """Images of shape (C, S, S), in files or in memory."""
+    """Images of shape (C, S, S) in files, kept in memory once they are read, if all fit."""
 
     names: list  # of the classes
     labels: torch.Tensor  # (n,) int64: the class of each image
     paths: list
     shape: tuple
     fingerprint: str = ""  # changes with the names and sizes of the files
-    pixels: torch.Tensor = None  # (n, C, S, S) uint8, once in memory
+    kept: dict = dataclasses.field(default_factory=dict)  # what was read, by its index
 
     def read(self, index):
-        """uint8 pixels (C, S, S) of a file; None, and a line that says why, if it is broken."""
+        """A file's uint8 pixels (1, C, S, S); (0, C, S, S), and a line why, if it is broken."""
         try:
             with Image.open(self.paths[index]) as image:
-                return crop(image, self.shape[1], self.shape[0])
+                return crop(image, self.shape[1], self.shape[0])[None]
         except Exception as error:  # broken files raise nearly anything
             tqdm.write(f"left out {self.paths[index]}: {error}", file=sys.stderr)
+            return torch.empty(0, *self.shape, dtype=torch.uint8)
 
     def batch(self, indices):
         """uint8 pixels (B, C, S, S) and classes (B,) of those of the images that can be read."""
-        if self.pixels is not None:
-            return self.pixels[indices], self.labels[indices]
-        images = list(decoders().map(self.read, indices))
-        readable = [i for i, image in zip(indices, images) if image is not None]
-        none = torch.empty(0, *self.shape, dtype=torch.uint8)
-        pixels = torch.cat([none, *(image[None] for image in images if image is not None)])
-        return pixels, self.labels[readable]
-
-    def load(self):
-        """Read all images into memory, and leave out the broken ones."""
-        n = len(self.paths)
-        is_silent = processes()[0] > 0
-        starts = tqdm(range(0, n, 100), "reading images", leave=False, disable=is_silent)
-        pixels, labels = zip(*[self.batch(range(i, min(i + 100, n))) for i in starts])
-        self.pixels, self.labels = torch.cat(pixels), torch.cat(labels)
-        readable = len(self.labels)
-        check(readable, f"none of the {n} files can be read as an image.")
-        if readable < n:
-            say(f"{n - readable} of {n} files were left out")
-
-    def check_classes(self):
-        """Stop where no image of a class can be read: it would not be learnt, yet sampled."""
-        for label, name in enumerate(self.names):
-            indices = (self.labels == label).nonzero().flatten().tolist()
-            in_memory = self.pixels is not None  # then the broken ones are gone
-            readable = any(in_memory or self.read(i) is not None for i in indices)
-            check(readable, f"no image of class {name} can be read: mend it or delete it.")
-
-
-def plain_text(text):
-    """An accented letter is one character or two, by who wrote it: here one."""
-    return unicodedata.normalize("NFC", text)
+        new = [i for i in indices if i not in self.kept]
+        self.kept.update(zip(new, decoders().map(self.read, new)))
+        pixels = torch.cat([self.kept[i] for i in indices])
+        labels = self.labels[[i for i in indices if len(self.kept[i])]]
+        if len(self.paths) * math.prod(self.shape) > MEMORY_LIMIT // processes_here():
+            self.kept.clear()
+        return pixels, labels
 
 
 def fingerprint(root, paths):
@@ -718,42 +694,44 @@ def fingerprint(root, paths):
 def find_images(name, shape):
     """The Images of FOLDER/CLASS/**, or of FOLDER itself without classes: sorted, not yet read.
 
-    Links are followed at the top only: one below could lead to a folder that holds it.
+    Hidden files do not count. Links are followed at the top only: one below could lead to a folder
+    that holds it.
     """
     root = Path(name)
     check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
-    folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
-    files = [*root.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
-    hidden = {path for path in files if "/." in f"/{path.relative_to(root).as_posix()}"}
-    files = sorted(path for path in set(files) - hidden if not path.is_dir())
+    top = list(root.glob("[!.]*"))
+    below = [path for folder in top if folder.is_dir() for path in folder.rglob("[!.]*")]
+    visible = [path for path in top + below if "/." not in path.relative_to(root).as_posix()]
+    files = sorted(path for path in visible if not path.is_dir())
     Image.init()  # PIL then knows all types of files that it can open
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
     paths = [path for path in files if path.suffix.lower() in known]
     nested = [path for path in paths if path.parent != root]
-    classes = [plain_text(path.relative_to(root).parts[0]) for path in nested]
+    folders = [path.relative_to(root).parts[0] for path in nested]
+    empty = {path.name for path in top if path.is_dir()} - set(folders)
+    classes = [unicodedata.normalize("NFC", name) for name in folders]  # "é" is one letter or two
     names, labels = np.unique(classes, return_inverse=True)
     names, paths = names.tolist(), nested or paths
-    class_list = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    empty = sorted({plain_text(folder.name) for folder in folders} - set(names))
-    line = f"{root}: {len(paths)} images, {len(names)} classes: {class_list or 'none'}; "
-    line += f"left out {len(files) - len(paths)} other files"
-    line += f"; no images in {', '.join(empty[:10])}" if empty else ""
-    say(line)
+    some_names = ", ".join(names[:10])
+    say(f"{root}: {len(paths)} images, {len(names)} classes: {some_names or 'none'}; left out: "
+        f"{len(files) - len(paths)} other files, empty folders: {sorted(empty)[:10] or 'none'}")
     check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or *.jpg without classes.")
     is_split = names and SPLITS.issuperset(name.lower() for name in names)
-    check(not is_split, f"{root} is split into {class_list}: give one.")
+    check(not is_split, f"{root} is split into {some_names}: give one.")
     labels = torch.from_numpy(labels) if nested else torch.full((len(paths),), NO_CLASS)
     return Images(names, labels, paths, shape, fingerprint(root, paths))
 
 
 def open_data(name, shape):
-    """The data of --data: Shapes, or the Images of a folder, in memory if they fit."""
+    """The data of --data: Shapes, or the Images of a folder, of each class one that is whole."""
     if name == "shapes":
         return Shapes(shape[1])
     images = find_images(name, shape)
-    if len(images.paths) * math.prod(shape) <= MEMORY_LIMIT // processes_here():
-        images.load()
-    images.check_classes()
+    for label in images.labels.unique().tolist():  # else it would not be learnt, yet sampled
+        indices = (images.labels == label).nonzero().flatten().tolist()
+        is_readable = any(len(images.batch([i])[1]) for i in indices)
+        folder = images.paths[indices[0]].parent
+        check(is_readable, f"no image in {folder} can be read: mend it or delete it.")
     return images
 
 
@@ -761,16 +739,6 @@ def open_data(name, shape):
 def shuffled(n, seed, epoch):
     """The order in which an epoch goes through n images."""
     return np.random.default_rng([seed, epoch]).permutation(n).tolist()
-
-
-def read_batch(data, indices, tries=20):
-    """uint8 images (B, C, S, S) and their classes; where all of them are broken, of others."""
-    for _ in range(tries):
-        pixels, y = data.batch(indices)
-        if len(y):
-            return pixels, y
-        indices = torch.randint(len(data.labels), (len(indices),)).tolist()
-    raise Stop(f"hardly any of the {len(data.labels)} files can be read as an image.")
 
 
 def data_batches(data, places, seed, device, flip=False):
@@ -784,14 +752,15 @@ def data_batches(data, places, seed, device, flip=False):
             yield render_shapes(y, random_factors(len(y), device), data.size), y
             continue
         n = len(data.labels)
-        pixels, y = read_batch(data, [shuffled(n, seed, i // n)[i % n] for i in part])
-        on_cuda = device.type == "cuda"
-        if on_cuda:  # from pinned memory a copy does not make the GPU wait
-            pixels, y = pixels.pin_memory(), y.pin_memory()
-        x = pixels.to(device, non_blocking=on_cuda).float() / 127.5 - 1
+        pixels, y = data.batch([shuffled(n, seed, i // n)[i % n] for i in part])
+        if not len(y):  # all of them are broken: others take their place
+            pixels, y = data.batch(torch.randint(n, (20,)).tolist())
+            pixels, y = pixels[: len(part)], y[: len(part)]
+            check(len(y), f"hardly any of the {n} files can be read as an image.")
+        x = pixels.to(device).float() / 127.5 - 1
         if flip:
             x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
-        yield x, y.to(device, non_blocking=on_cuda)
+        yield x, y.to(device)
 
 
 # ---- 7. FID and Inception Score, as torch-fidelity computes them ----
@@ -1107,7 +1076,7 @@ def guidance_weight(cfg, net, flow):
 
 def pick_classes(n, classes, names=(), wanted=""):
     """For n images the numbers (n,) and names of classes: those wanted, or all, in turn."""
-    wanted = plain_text(wanted)
+    wanted = unicodedata.normalize("NFC", wanted)
     words = [word.strip() for word in wanted.split(",")]
     words = [wanted] if wanted in names else words  # a name may hold a comma
     chosen = []
@@ -1489,7 +1458,6 @@ def read_images(name, shape, args, device):
     torch.manual_seed(args.seed + 1)  # shapes that training with this seed did not begin with
     data = open_data(name, shape)
     n = args.n if isinstance(data, Shapes) else len(data.labels)
-    check(n > 1, f"{name} holds one image: a covariance needs two at least.")
     places = [range(i, min(i + args.batch_size, n)) for i in range(0, n, args.batch_size)]
     if isinstance(data, Shapes):
         return n, (to_uint8(x) for x, _ in data_batches(data, places, args.seed, device))

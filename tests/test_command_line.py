@@ -169,7 +169,7 @@ def test_names_of_any_kind(capsys):
 
 
 ERRORS = """train --data nowhere: nowhere; train --data empty: no images;
-train --data broken: none of the 1; train --data split: train; train --data some.npz: some.npz;
+train --data broken: broken can; train --data split: train; train --data some.npz: some.npz;
 train --data cifar10: cifar10; train --model X/16: --model X/16; train --model B: --model B;
 train --model Ti/0: --model; train --model Ti/-8: --model; train --model /8: --model;
 train --size 20: size 20; train --size 20 --patch 16: patch 16;

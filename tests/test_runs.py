@@ -242,9 +242,12 @@ def test_processes_share_a_machine(monkeypatch):
     jit.decoders.cache_clear()
     write_folder(6)
     monkeypatch.setattr(jit, "MEMORY_LIMIT", 4 * 6 * 3 * 16 * 16 - 1)
-    assert open_data().pixels is None
+    data = open_data()
+    data.batch(range(6))
+    assert not data.kept
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert open_data().pixels is not None
+    data.batch(range(6))
+    assert len(data.kept) == 6
     with pytest.raises(jit.Stop, match="--accum 2"):
         jit.train(jit.JiT(**SMALL, classes=10), jit.Flow(), jit.Shapes(16), "r", batch_size=5,
                   accum=2)  # fmt: skip

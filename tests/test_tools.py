@@ -99,9 +99,10 @@ def test_cifar10_becomes_a_folder_that_jit_reads(tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["hub"]
     assert cifar10.main(["c"]) == 0 and cifar10.main(["c"]) == 2  # it is there already
     data = jit.open_data("c", (3, 32, 32))
+    pixels, _ = data.batch(range(10))
     found = sorted(data.names[label] for label in data.labels)
     assert found == sorted("automobile bird cat deer dog".split() + ["truck"] * 5)
-    assert torch.equal(data.pixels[0], torch.tensor(planes))
+    assert torch.equal(pixels[0], torch.tensor(planes))
     archive.write_bytes(archive.read_bytes()[:100])
     capsys.readouterr()
     assert cifar10.main(["d"]) == 2 and capsys.readouterr().err.count("\n") == 1
