@@ -45,8 +45,8 @@ def drawn(run, name, *words):
 def test_default_rate(model, batch, lr, cooldown):
     """The paper's 2e-4 at a batch of 1,024, and Adam's noise scales with the root of it."""
     args = jit.parse_flags(["train", "--model", model, "--batch-size", str(batch)])
-    jit.fill_in(args)
-    assert (args.lr, args.cooldown) == (pytest.approx(lr), cooldown)
+    _, _, recipe = jit.settings_of(args)
+    assert (recipe["lr"], recipe["cooldown"]) == (pytest.approx(lr), cooldown)
 
 
 def test_flags_reach_the_training(monkeypatch):
@@ -76,7 +76,7 @@ def test_flags_reach_the_training(monkeypatch):
     assert not network["rope"] and not network["qk_norm"]
     assert network["context_tokens"] == network["bottleneck"] == 0
     with pytest.raises(KeyError):  # a flag that no function takes is an error at the start
-        jit.add_flag(None, "no_such_thing", jit.train, int, "")
+        jit.add_flag(None, "no_such_thing", jit.train, "")
 
 
 def test_zero_is_right_where_it_means_something():
