@@ -731,9 +731,9 @@ def open_data(name, shape):
     images = find_images(name, shape)
     for label in images.labels.unique().tolist():  # else it would not be learnt, yet sampled
         indices = (images.labels == label).nonzero().flatten().tolist()
-        is_readable = any(len(images.batch([i])[1]) for i in indices)
         folder = images.paths[indices[0]].parent
-        check(is_readable, f"no image in {folder} can be read: mend it or delete it.")
+        check(any(len(images.batch([i])[1]) for i in indices),
+              f"no image in {folder} can be read: mend it or delete it.")
     return images
 
 
@@ -1382,16 +1382,15 @@ def run_sample(args):
     check(not is_used, f"--png-dir {folder} is not empty: choose another.")
     _, _, captions, batches = open_run(args, args.classes)
     folder.mkdir(parents=True, exist_ok=True)
-    sheet = []
-    for i, batch in enumerate(tqdm(batches, "sampling", math.ceil(args.n / args.batch_size))):
-        if not args.png_dir:
-            sheet.append(batch.cpu())
-            continue
-        images = batch.permute(0, 2, 3, 1).cpu().numpy()  # at once: not kept, nor lost by Ctrl-C
-        for index, image in enumerate(images, i * args.batch_size):
-            Image.fromarray(image.squeeze()).save(folder / f"{index:06d}.png")
+    images, sheet = (image for batch in batches for image in batch.cpu()), []
+    for i, image in enumerate(tqdm(images, "sampling", args.n)):
+        if args.png_dir:  # at once: not kept, nor lost by Ctrl-C
+            pixels = image.permute(1, 2, 0).numpy().squeeze()
+            Image.fromarray(pixels).save(folder / f"{i:06d}.png")
+        else:
+            sheet.append(image)
     if sheet:
-        draw_sheet(folder / "samples.png", torch.cat(sheet), captions)
+        draw_sheet(folder / "samples.png", torch.stack(sheet), captions)
     say(f"see {args.png_dir or folder / 'samples.png'}")
 
 
@@ -1400,13 +1399,11 @@ def load_statistics(path):
     try:
         with np.load(path) as file:
             mu, sigma = file["mu"].astype(float), file["sigma"].astype(float)
-        if mu.shape != (2048,) or sigma.shape != (2048, 2048):
-            raise ValueError(f"mu and sigma have the shapes {mu.shape} and {sigma.shape}")
-        if not np.isfinite(mu.sum() + sigma.sum()) or not np.allclose(sigma, sigma.T):
-            raise ValueError("mu and sigma are no mean and covariance")
+        is_whole = mu.shape == (2048,) and sigma.shape == (2048, 2048) and np.isfinite(mu).all()
         values = np.linalg.eigvalsh(sigma)
-        if values[0] < -1e-3 * values[-1]:  # more than the rounding of fp32
-            raise ValueError("sigma is no covariance: it has a negative eigenvalue")
+        is_covariance = np.allclose(sigma, sigma.T) and values[0] >= -1e-3 * values[-1]  # rounding
+        if not (is_whole and is_covariance):
+            raise ValueError("mu and sigma are no mean and covariance of 2048 numbers")
     except Exception as error:  # whatever bytes may cause
         raise Stop(f"{path} holds no statistics of Inception features: {error}.") from error
     return mu, sigma
@@ -1420,34 +1417,41 @@ def read_images(name, shape, args, device):
     places = [range(i, min(i + args.batch_size, n)) for i in range(0, n, args.batch_size)]
     if isinstance(data, Shapes):
         return n, (to_uint8(x) for x, _ in data_batches(data, places, args.seed, device))
-    batches = (data.batch(list(part))[0] for part in places)
+    batches = (data.batch(part)[0] for part in places)
     return n, (pixels for pixels in batches if len(pixels))  # none where all were broken
+
+
+def open_subject(args):
+    """What eval measures, samples of a run or a folder of images, and what it is compared with.
+
+    Returns (number, uint8 batches), the shape (C, H, W) of an image, and the reference's name.
+    """
+    if args.run.is_dir() and not (args.run / CHECKPOINT).exists():
+        check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
+        shape, reference = (3, args.size, args.size), args.reference
+        folder = f"{args.run}/"  # with a slash even `shapes` is a folder
+        subject = read_images(folder, shape, args, choose_device(args.device))
+    else:
+        net, config, _, batches = open_run(args)
+        subject, shape, reference = (args.n, batches), net.shape, args.reference or config["data"]
+    check(reference, f"{args.run} does not say what to compare it with: give --reference.")
+    return subject, shape, reference
 
 
 def run_eval(args):
     """python jit.py eval: FID and Inception Score of a run, or of a folder of images."""
-    device, reference = choose_device(args.device), args.reference
+    device = choose_device(args.device)
     if args.stats:
-        check(args.stats.suffix == ".npz", f"--stats {args.stats}: its name must end in .npz.")
-        check(not args.stats.is_dir(), f"--stats {args.stats} is a folder.")
+        is_name = args.stats.suffix == ".npz" and not args.stats.is_dir()
+        check(is_name, f"--stats {args.stats}: give a file whose name ends in .npz.")
         check_writable(args.stats.parent)
-    if args.run.is_dir() and not (args.run / CHECKPOINT).exists():
-        check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
-        check(reference, "give --reference, a folder or a file of statistics.")
-        shape = (3, args.size, args.size)
-        folder = f"{args.run}/"  # with a slash even `shapes` is a folder
-        n, batches = read_images(folder, shape, args, device)
-    else:
-        net, config, _, batches = open_run(args)
-        n, shape, reference = args.n, net.shape, reference or config["data"]
-    check(reference, f"{args.run} does not say what it was trained on: give --reference.")
+    subject, shape, reference = open_subject(args)
     inception = load_inception(args.inception, device)
-    logits = []
 
-    def features(count, batches, scores_to):
+    def features(count, batches, logits):
         for images in tqdm(batches, "features", math.ceil(count / args.batch_size)):
             found, scores = inception(images.to(device))
-            scores_to.append(scores.cpu())
+            logits.append(scores.cpu())
             yield found
 
     if Path(reference).is_file():
@@ -1457,7 +1461,8 @@ def run_eval(args):
     if args.stats:
         args.stats.parent.mkdir(parents=True, exist_ok=True)
         write_whole(args.stats, functools.partial(np.savez, mu=mu, sigma=sigma))
-    n, mean, covariance = moments(features(n, batches, logits))
+    logits = []
+    n, mean, covariance = moments(features(*subject, logits))
     score, deviation = inception_score(torch.cat(logits))
     result = {f"fid_{n}": frechet_distance(mean, covariance, mu, sigma), "inception_score": score}
     result |= dict(inception_score_std=deviation, run=str(args.run), reference=reference)
