@@ -461,8 +461,7 @@ class JiT(nn.Module):
 
 
 class Stop(Exception):
-    """Ends the program with a sentence. code: 2 for what a user can mend, 1 for a run that failed,
-    130 after Ctrl-C."""
+    """Ends the program with a sentence. code: 2 for what a user can mend, 1 for a lost run."""
 
     def __init__(self, sentence, code=2):
         super().__init__(sentence)
@@ -490,24 +489,19 @@ def explain(error):
 
 
 def processes():
-    """(rank of this process, number of processes): those of torchrun, else (0, 1)."""
+    """(rank of this process, number of processes, of those on this machine), from torchrun."""
     world = os.environ.get("WORLD_SIZE") or "1"
     if world == "1":
-        return 0, 1
+        return 0, 1, 1
     complete = world.isdecimal() and "MASTER_ADDR" in os.environ
     check(complete, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
-    return int(os.environ["RANK"]), int(world)
+    return int(os.environ["RANK"]), int(world), int(os.environ.get("LOCAL_WORLD_SIZE") or world)
 
 
 def say(text):
     """What is being done, on stderr, above a bar; of several processes the first one speaks."""
     if processes()[0] == 0:
         tqdm.write(text, file=sys.stderr)
-
-
-def processes_here():
-    """How many processes share this machine: torchrun says so."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or processes()[1])
 
 
 # ---- 5. Built-in data: ten shapes, drawn as they are needed ----
@@ -521,15 +515,9 @@ FACTORS = {  # all that varies within a class: a manifold of seven dimensions (d
 }  # fmt: skip
 
 
-@functools.cache
-def constant(values, device):
-    """A tensor of numbers, copied to a device once: each copy would make a GPU wait."""
-    return torch.tensor(values, device=device)
-
-
 def random_factors(n, device=None):
     """Draw factors (n, 7), each uniform in its range."""
-    low, high = constant(tuple(FACTORS.values()), device).unbind(1)
+    low, high = torch.tensor(list(FACTORS.values()), device=device).unbind(1)
     return low + (high - low) * torch.rand(n, len(FACTORS), device=device)
 
 
@@ -589,7 +577,7 @@ def render_shapes(labels, factors, size):
 
     def rainbow(hue, saturation):  # RGB (B, 3, 1, 1), about equally light: so green swings less
         phase = torch.stack([hue, hue - 1 / 3, hue + 1 / 3], 1)
-        swings = constant(((0.58, 0.48, 0.55), (0.42, 0.32, 0.42)), hue.device)
+        swings = torch.tensor([[0.58, 0.48, 0.55], [0.42, 0.32, 0.42]], device=hue.device)
         centre, swing = swings.view(2, 3, 1, 1)
         return centre + saturation * swing * (math.tau * phase).cos()
 
@@ -648,7 +636,7 @@ def decoders():
     """Threads that read images, one for each core: PIL lets the others run while it decodes."""
     has_affinity = hasattr(os, "sched_getaffinity")  # the cores of this job, not of the machine
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return ThreadPoolExecutor(max(1, cores // processes_here()))
+    return ThreadPoolExecutor(max(1, cores // processes()[2]))
 
 
 @dataclasses.dataclass
@@ -678,7 +666,7 @@ class Images:
         self.kept.update(zip(new, decoders().map(self.read, new)))
         pixels = torch.cat([self.kept[i] for i in indices])
         labels = self.labels[[i for i in indices if len(self.kept[i])]]
-        if len(self.paths) * math.prod(self.shape) > MEMORY_LIMIT // processes_here():
+        if len(self.paths) * math.prod(self.shape) > MEMORY_LIMIT // processes()[2]:
             self.kept.clear()
         return pixels, labels
 
@@ -688,8 +676,7 @@ def fingerprint(root, paths):
     digest = hashlib.sha256()
     for path in paths:
         size = path.stat().st_size if path.exists() else 0
-        line = f"{path.relative_to(root).as_posix()} {size}\n"
-        digest.update(line.encode(errors="surrogateescape"))
+        digest.update(os.fsencode(f"{path.relative_to(root).as_posix()} {size}\n"))
     return digest.hexdigest()[:16]
 
 
@@ -1083,10 +1070,9 @@ def draw_sheet(path, images, captions):
 
 
 def sample_classes(net, flow, n, names, wanted="", cfg=2.0, **settings):
-    """(captions, batches) of n images of the classes wanted, or of all, in turn.
+    """(captions, batches) of n images of the classes wanted, or of all that were learnt, in turn.
 
-    No classes after a label_drop of 1; cfg, as far as it means something, and settings: of
-    sample_images.
+    settings: of sample_images.
     """
     y, captions = pick_classes(n, net.classes if flow.label_drop < 1 else 0, names, wanted)
     y, cfg = y.to(net.pos_embed.device), guidance_weight(cfg, net, flow)
@@ -1115,7 +1101,7 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
     falls to 0. Raises Stop.
     """
     out, device, parameters = Path(out), net.pos_embed.device, list(net.parameters())
-    rank, world = processes()
+    rank, world, _ = processes()
     count = batch_size // (accum * world)  # images of a part of a batch
     check(count * accum * world == batch_size,
           f"--batch-size {batch_size} is no multiple of --accum {accum} times {world} processes.")
@@ -1196,13 +1182,12 @@ def choose_device(name):
     return torch.device(available[0] if name == "auto" else name)
 
 
-def number(kind, low, high=2**62):  # which is no limit
+def number(kind, low, high=1e15):  # which is no limit
     """A type of argparse: an int or a float (kind) from low to high."""
     def parse(text):
         value = kind(text)
         if not low <= value <= high:  # nan is in no range
-            limits = f"{low} or more" if high == 2**62 else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"'{text}' is not {limits}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not from {low:g} to {high:g}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it where text is no number
@@ -1215,6 +1200,7 @@ positive = number(float, 1e-12)
 non_negative = number(float, 0)
 fraction = number(float, 0, 1)
 positive_fraction = number(float, 1e-12, 1)
+on_or_off = argparse.BooleanOptionalAction
 
 
 def add_flag(parser, name, function, words, **details):
@@ -1227,26 +1213,23 @@ def add_flag(parser, name, function, words, **details):
     parser.add_argument("--" + name.replace("_", "-"), **details)
 
 
-PREDICTIONS = ("x", "eps", "v")
-ON_OR_OFF = argparse.BooleanOptionalAction
-
-
 def add_train_flags(parser):
-    """Flags of train. None as default: what --model or --size says."""
+    """Flags of train. None as default: what --model, --size or --data says."""
     add = functools.partial(add_flag, parser)
     other = parser.add_argument
     other("--data", default="shapes", help="or a folder: CLASS/*.jpg or *.jpg")
     other("--out", type=Path, help="run folder; None: runs/DATA-MODEL-PATCH-PRED")
-    other("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, the side of a patch")
+    other("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, the side of a patch; it "
+          "says what is None below, with --size and --data")  # fmt: skip
     add("size", JiT, "side of the images in pixels", type=positive_int, default=64)
     for name in ("patch", "depth", "width", "heads"):
-        add(name, JiT, "of the network; None: as --model says", type=positive_int, default=None)
+        add(name, JiT, "of the network", type=positive_int, default=None)
     for name in ("bottleneck", "context_tokens", "context_start"):
-        add(name, JiT, "of the network; None: as --model says", type=natural, default=None)
-    add("rope", JiT, "rotary position embedding (Table 4)", action=ON_OR_OFF)
-    add("qk_norm", JiT, "normalised queries and keys (Table 4)", action=ON_OR_OFF)
-    add("pred", Flow, "what the network predicts", choices=PREDICTIONS)
-    add("loss", Flow, "where prediction and truth are compared", choices=PREDICTIONS)
+        add(name, JiT, "of the network", type=natural, default=None)
+    add("rope", JiT, "rotary position embedding (Table 4)", action=on_or_off)
+    add("qk_norm", JiT, "normalised queries and keys (Table 4)", action=on_or_off)
+    add("pred", Flow, "what the network predicts", choices=("x", "eps", "v"))
+    add("loss", Flow, "where prediction and truth are compared", choices=("x", "eps", "v"))
     add("mu", Flow, "mean of logit(t); lower is noisier (Table 3)", type=number(float, -1e9, 1e9))
     add("sigma", Flow, "standard deviation of logit(t)", type=positive)
     add("noise_scale", Flow, "of eps; None: size / 256, at least 1", type=positive, default=None)
@@ -1255,14 +1238,11 @@ def add_train_flags(parser):
     add("steps", train, "training steps; raise it to train on", type=positive_int)
     add("batch_size", train, "images of a step", type=positive_int)
     add("accum", train, "parts of a batch, in turn, to save memory", type=positive_int)
-    add("lr", train, "learning rate; None: as --model says", type=positive, default=None)
+    add("lr", train, "learning rate", type=positive, default=None)
     add("warmup", train, "steps in which it rises", type=natural)
-    add("cooldown", train, "share of the run in which it falls; None: as --model says",
-        type=fraction, default=None)
-    add("flip", train, "mirror half of the images; None: all data but shapes", action=ON_OR_OFF,
-        default=None)
-    add("cfg", train, "weight of classifier-free guidance in the sheets; 1: none",
-        type=non_negative)
+    add("cooldown", train, "share of the run in which it falls", type=fraction, default=None)
+    add("flip", train, "mirror half of the images", action=on_or_off, default=None)
+    add("cfg", train, "weight of guidance in the sheets; 1: none", type=non_negative)
     add("log_every", train, "steps from one line of the log to the next", type=positive_int)
     add("save_every", train, "steps between checkpoints, ten minutes at most", type=positive_int)
     add("sample_every", train, "steps from one sheet of samples to the next", type=positive_int)
@@ -1273,8 +1253,6 @@ def add_sampling_flags(parser, n, least):
     add = functools.partial(add_flag, parser)
     parser.add_argument("--n", type=number(int, least), default=n, help="number of images")
     parser.add_argument("--weights", default="ema1", choices=WEIGHTS, help="raw, or an average")
-    add("t_clip", Flow, "smallest 1 - t in a division; None: as in the run",
-        type=positive_fraction, default=None)
     add("batch_size", sample_images, "images at a time", type=positive_int)
     add("cfg", sample_images, "weight of classifier-free guidance; 1: none", type=non_negative)
     add("sampling_steps", sample_images, "steps from noise to data", type=positive_int)
@@ -1364,7 +1342,6 @@ def open_run(args, classes=""):
     """(network, config, captions, batches of samples) of the run and the flags of a command."""
     check(args.interval[0] < args.interval[1], "--interval: from 0 to 1, the lower first.")
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
-    flow.t_clip = args.t_clip or flow.t_clip
     if flow.label_drop in (0, 1):
         say(f"no guidance: trained with --label-drop {flow.label_drop:g}")
     if args.compile:

@@ -83,7 +83,7 @@ def test_zero_is_right_where_it_means_something():
     """No bottleneck, no in-context tokens, all with their class, no warm-up, seed 0."""
     words = "--bottleneck 0 --context-tokens 0 --label-drop 0 --warmup 0 --seed 0 --cfg 0 --mu 0"
     assert train(*words.split(), "--steps", 1, "--out", "r") == 0
-    assert call("sample", "r", *FEW, "--interval", 0, 1, "--cfg", 0, "--t-clip", 1) == 0
+    assert call("sample", "r", *FEW, "--interval", 0, 1, "--cfg", 0) == 0
     assert train("--depth", 1, "--context-start", 0, "--steps", 1, "--out", "s") == 0
 
 
@@ -187,7 +187,7 @@ eval empty: checkpoint-last.pth; eval flat --size 16: --reference;
 eval RUN --inception file: SHA-256"""
 EMPTY = "train --data, train --out, sample, eval, sample RUN --png-dir, eval RUN --reference"
 EMPTY += ", eval RUN --inception, eval RUN --stats"
-FLOATS = {"train": "mu sigma lr noise-scale label-drop t-clip cooldown cfg", "sample": "cfg t-clip"}
+FLOATS = {"train": "mu sigma lr noise-scale label-drop t-clip cooldown cfg", "sample": "cfg"}
 NUMBERS = [f"{command} --{name} {value}" for command, names in FLOATS.items()
            for name in names.split() for value in ("nan", "inf", "-inf", "1e999")]  # fmt: skip
 NUMBERS += [f"train --{name} 0" for name in """sigma noise-scale lr t-clip steps accum size heads
@@ -196,7 +196,7 @@ NUMBERS += """train --noise-scale -1, train --label-drop 1.5, train --label-drop
 train --t-clip 2, train --cooldown 1.5, train --cfg -1, train --batch-size -1, train --steps many,
 train --seed 18446744073709551616, train --seed -1, train --context-tokens -1, train --warmup -1,
 train --steps 1e3, train --depth 99999999999999999999999, sample --interval nan 1,
-sample --interval 2 3, sample --interval -1 0.5, sample --t-clip 2, sample --t-clip 0, sample --n 0,
+sample --interval 2 3, sample --interval -1 0.5, sample --n 0,
 sample --n -1, sample --sampling-steps 0, sample --seed 18446744073709551616, eval --n 0,
 sample --batch-size 0, eval --n 1, eval --size 0, eval --size -8, eval --cfg nan""".split(",")
 

@@ -234,7 +234,7 @@ def test_processes_share_a_machine(monkeypatch):
     for name, value in dict(WORLD_SIZE="4", RANK="2", MASTER_ADDR="x").items():
         monkeypatch.setenv(name, value)
     jit.decoders.cache_clear()
-    assert jit.decoders()._max_workers == 3 and jit.processes() == (2, 4)
+    assert jit.decoders()._max_workers == 3 and jit.processes() == (2, 4, 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # of the four the others are on another machine
     jit.decoders.cache_clear()
     assert jit.decoders()._max_workers == 6
