@@ -515,9 +515,15 @@ FACTORS = {  # all that varies within a class: a manifold of seven dimensions (d
 }  # fmt: skip
 
 
+@functools.cache
+def constant(values, device):
+    """A tensor of numbers, copied to a device once: each copy would make a GPU wait."""
+    return torch.tensor(values, device=device)
+
+
 def random_factors(n, device=None):
     """Draw factors (n, 7), each uniform in its range."""
-    low, high = torch.tensor(list(FACTORS.values()), device=device).unbind(1)
+    low, high = constant(tuple(FACTORS.values()), device).unbind(1)
     return low + (high - low) * torch.rand(n, len(FACTORS), device=device)
 
 
@@ -577,7 +583,7 @@ def render_shapes(labels, factors, size):
 
     def rainbow(hue, saturation):  # RGB (B, 3, 1, 1), about equally light: so green swings less
         phase = torch.stack([hue, hue - 1 / 3, hue + 1 / 3], 1)
-        swings = torch.tensor([[0.58, 0.48, 0.55], [0.42, 0.32, 0.42]], device=hue.device)
+        swings = constant(((0.58, 0.48, 0.55), (0.42, 0.32, 0.42)), hue.device)
         centre, swing = swings.view(2, 3, 1, 1)
         return centre + saturation * swing * (math.tau * phase).cos()
 
@@ -746,10 +752,13 @@ def data_batches(data, places, seed, device, flip=False):
             pixels, y = data.batch(torch.randint(n, (20,)).tolist())
             pixels, y = pixels[: len(part)], y[: len(part)]
             check(len(y), f"hardly any of the {n} files can be read as an image.")
-        x = pixels.to(device).float() / 127.5 - 1
+        on_cuda = device.type == "cuda"
+        if on_cuda:  # from pinned memory a copy does not make the GPU wait
+            pixels, y = pixels.pin_memory(), y.pin_memory()
+        x = pixels.to(device, non_blocking=on_cuda).float() / 127.5 - 1
         if flip:
             x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
-        yield x, y.to(device)
+        yield x, y.to(device, non_blocking=on_cuda)
 
 
 # ---- 7. FID and Inception Score, as torch-fidelity computes them ----
@@ -1054,10 +1063,11 @@ def pick_classes(n, classes, names=(), wanted=""):
     return torch.tensor(y), [names[i] if names else "" for i in y]
 
 
-def draw_sheet(path, images, captions):
-    """uint8 images (n, C, H, W), enlarged to a side of 96 or more, ten in a row, as a PNG."""
+def draw_sheet(path, captions, batches):
+    """uint8 batches (B, C, H, W), enlarged to a side of 96 or more, ten in a row, as a PNG."""
+    images = torch.cat([batch.cpu() for batch in batches])
     zoom = math.ceil(96 / images.shape[-1])
-    arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+    arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     arrays = arrays.repeat(zoom, 1).repeat(zoom, 2)
     height, width = arrays.shape[1] + 18, arrays.shape[2] + 4
     sheet = Image.new("RGB", (10 * width, math.ceil(len(arrays) / 10) * height), "white")
@@ -1161,9 +1171,8 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
             if draw:
                 sheet = out / f"samples-{step:06d}.png"
                 with optional(sheet.name):
-                    captions, images = sample_classes(
-                        networks["model_ema1"], flow, 40, data.names, cfg=cfg)  # fmt: skip
-                    draw_sheet(sheet, torch.cat(list(images)), captions)
+                    average = networks["model_ema1"]
+                    draw_sheet(sheet, *sample_classes(average, flow, 40, data.names, cfg=cfg))
         saved_at = time.perf_counter() if save else saved_at
         seen, logged, clock = [], step, time.perf_counter()
     say(f"done, {max(done, steps)} steps; more images with: python jit.py sample {out}")
@@ -1359,15 +1368,13 @@ def run_sample(args):
     check(not is_used, f"--png-dir {folder} is not empty: choose another.")
     _, _, captions, batches = open_run(args, args.classes)
     folder.mkdir(parents=True, exist_ok=True)
-    images, sheet = (image for batch in batches for image in batch.cpu()), []
-    for i, image in enumerate(tqdm(images, "sampling", args.n)):
-        if args.png_dir:  # at once: not kept, nor lost by Ctrl-C
-            pixels = image.permute(1, 2, 0).numpy().squeeze()
-            Image.fromarray(pixels).save(folder / f"{i:06d}.png")
-        else:
-            sheet.append(image)
-    if sheet:
-        draw_sheet(folder / "samples.png", torch.stack(sheet), captions)
+    batches = tqdm(batches, "sampling", math.ceil(args.n / args.batch_size))
+    if args.png_dir:
+        images = (image for batch in batches for image in batch.permute(0, 2, 3, 1).cpu().numpy())
+        for i, image in enumerate(images):  # saved at once: not kept, nor lost by Ctrl-C
+            Image.fromarray(image.squeeze()).save(folder / f"{i:06d}.png")
+    else:
+        draw_sheet(folder / "samples.png", captions, batches)
     say(f"see {args.png_dir or folder / 'samples.png'}")
 
 

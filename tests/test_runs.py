@@ -300,7 +300,7 @@ def test_sheets_are_of_the_average_in_eval_mode(monkeypatch):
 def test_captions_stay_in_their_tiles():
     """A long name ran into its neighbour's; without classes there is none."""
     images = torch.zeros(20, 3, 16, 16, dtype=torch.uint8)
-    jit.draw_sheet("one.png", images, ["W" * 60, *[""] * 19])
+    jit.draw_sheet("one.png", ["W" * 60, *[""] * 19], images.split(7))
     sheet = np.asarray(Image.open("one.png")).min(2)
     width = sheet.shape[1] // 10
     assert sheet[:16, :width].min() < 128 and (sheet[:16, width:] == 255).all()
