@@ -493,8 +493,7 @@ def processes():
     world = os.environ.get("WORLD_SIZE") or "1"
     if world == "1":
         return 0, 1, 1
-    complete = world.isdecimal() and "MASTER_ADDR" in os.environ
-    check(complete, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
+    check("MASTER_ADDR" in os.environ, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
     return int(os.environ["RANK"]), int(world), int(os.environ.get("LOCAL_WORLD_SIZE") or world)
 
 
@@ -679,11 +678,9 @@ class Images:
 
 def fingerprint(root, paths):
     """A hash of names and sizes of files: moves with the folder, changes with its content."""
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size if path.exists() else 0
-        digest.update(os.fsencode(f"{path.relative_to(root).as_posix()} {size}\n"))
-    return digest.hexdigest()[:16]
+    sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
+    lines = [f"{path.relative_to(root).as_posix()} {size}\n" for path, size in zip(paths, sizes)]
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()[:16]
 
 
 def find_images(name, shape):
@@ -922,7 +919,7 @@ def check_writable(folder):
 
 def write_whole(path, write):
     """write(a file beside path), then rename: there is the old file or the new, never half."""
-    temporary = Path(path).with_name(f".part-{Path(path).name}")  # np.savez wants its suffix
+    temporary = Path(path).with_name(f".part-{Path(path).name}")  # np.savez and PIL read suffixes
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -1076,7 +1073,7 @@ def draw_sheet(path, captions, batches):
         ImageDraw.Draw(tile).text((3, 2), caption, fill="black")
         tile.paste(Image.fromarray(array), (2, 16))
         sheet.paste(tile, (i % 10 * width, i // 10 * height))
-    write_whole(path, functools.partial(sheet.save, format="PNG"))
+    write_whole(path, sheet.save)
 
 
 def sample_classes(net, flow, n, names, wanted="", cfg=2.0, **settings):

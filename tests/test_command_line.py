@@ -184,7 +184,7 @@ sample RUN --classes 3: --classes 3; sample RUN --interval 0.1: --interval;
 sample RUN --interval a b: --interval; sample RUN --interval 0.5 0.5: --interval;
 sample RUN --interval 1 0.1: --interval; sample RUN --png-dir file: file; eval nowhere: nowhere;
 eval empty: checkpoint-last.pth; eval flat --size 16: --reference;
-eval RUN --inception file: SHA-256"""
+eval RUN --inception file: SHA-256; train --out=: empty; eval RUN --reference=: empty"""
 EMPTY = "train --data, train --out, sample, eval, sample RUN --png-dir, eval RUN --reference"
 EMPTY += ", eval RUN --inception, eval RUN --stats"
 FLOATS = {"train": "mu sigma lr noise-scale label-drop t-clip cooldown cfg", "sample": "cfg"}
