@@ -461,8 +461,7 @@ class JiT(nn.Module):
 
 
 class Stop(Exception):
-    """Ends the program with a sentence. code: 2 for what a user can mend, 1 for a run that failed,
-    130 after Ctrl-C."""
+    """Ends the program with a sentence. code: 2 for what a user can mend, 1 for a lost run."""
 
     def __init__(self, sentence, code=2):
         super().__init__(sentence)
@@ -490,18 +489,18 @@ def explain(error):
 
 
 def processes():
-    """(rank of this process, number of processes): those of torchrun, else (0, 1)."""
+    """(rank of this process, number of processes, of those on this machine), from torchrun."""
     world = os.environ.get("WORLD_SIZE") or "1"
     if world == "1":
-        return 0, 1
-    complete = world.isdecimal() and "MASTER_ADDR" in os.environ
-    check(complete, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
-    return int(os.environ["RANK"]), int(world)
+        return 0, 1, 1
+    check("MASTER_ADDR" in os.environ, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
+    return int(os.environ["RANK"]), int(world), int(os.environ.get("LOCAL_WORLD_SIZE") or world)
 
 
-def processes_here():
-    """How many processes share this machine: torchrun says so."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or processes()[1])
+def say(text):
+    """What is being done, on stderr, above a bar; of several processes the first one speaks."""
+    if processes()[0] == 0:
+        tqdm.write(text, file=sys.stderr)
 
 
 # ---- 5. Built-in data: ten shapes, drawn as they are needed ----
@@ -602,6 +601,7 @@ class Shapes:
     """The built-in data: images (3, size, size) without end."""
 
     size: int
+    name = "shapes"
     names = SHAPES
     labels = ()  # there is no end of them
     fingerprint = ""
@@ -610,7 +610,7 @@ class Shapes:
 # ---- 6. Data from a folder ----
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-MEMORY_LIMIT = 2 * 2**30  # bytes; a folder with more pixels is read again in every epoch
+MEMORY_LIMIT = 2 * 2**30  # bytes; a folder with more pixels is read again in each epoch
 
 
 def crop(image, size, channels):
@@ -633,7 +633,7 @@ def crop(image, size, channels):
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     pixels = np.array(image.crop((left, top, left + size, top + size)))  # (S, S, 3) or (S, S)
-    return torch.from_numpy(pixels.reshape(size, size, channels)).permute(2, 0, 1)
+    return torch.from_numpy(pixels.reshape(size, size, channels)).permute(2, 0, 1).contiguous()
 
 
 @functools.cache
@@ -641,114 +641,89 @@ def decoders():
     """Threads that read images, one for each core: PIL lets the others run while it decodes."""
     has_affinity = hasattr(os, "sched_getaffinity")  # the cores of this job, not of the machine
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return ThreadPoolExecutor(max(1, cores // processes_here()))
+    return ThreadPoolExecutor(max(1, cores // processes()[2]))
 
 
 @dataclasses.dataclass
 class Images:
-    """Images of shape (C, S, S), in files or in memory."""
+    """Images of shape (C, S, S) in files, kept in memory once they are read, if all fit."""
 
     names: list  # of the classes
     labels: torch.Tensor  # (n,) int64: the class of each image
     paths: list
     shape: tuple
+    name: str = ""  # of the folder
     fingerprint: str = ""  # changes with the names and sizes of the files
-    pixels: torch.Tensor = None  # (n, C, S, S) uint8, once in memory
+    kept: dict = dataclasses.field(default_factory=dict)  # what was read, by its index
 
     def read(self, index):
-        """uint8 pixels (C, S, S) of a file; None, and a line that says why, if it is broken."""
+        """A file's uint8 pixels (1, C, S, S); (0, C, S, S), and a line why, if it is broken."""
         try:
             with Image.open(self.paths[index]) as image:
-                return crop(image, self.shape[1], self.shape[0])
+                return crop(image, self.shape[1], self.shape[0])[None]
         except Exception as error:  # broken files raise nearly anything
             tqdm.write(f"left out {self.paths[index]}: {error}", file=sys.stderr)
+            return torch.empty(0, *self.shape, dtype=torch.uint8)
 
     def batch(self, indices):
         """uint8 pixels (B, C, S, S) and classes (B,) of those of the images that can be read."""
-        if self.pixels is not None:
-            return self.pixels[indices], self.labels[indices]
-        images = list(decoders().map(self.read, indices))
-        readable = [i for i, image in zip(indices, images) if image is not None]
-        none = torch.empty(0, *self.shape, dtype=torch.uint8)
-        pixels = torch.cat([none, *(image[None] for image in images if image is not None)])
-        return pixels, self.labels[readable]
-
-    def load(self):
-        """Read all images into memory, and leave out the broken ones."""
-        n = len(self.paths)
-        is_silent = processes()[0] > 0
-        starts = tqdm(range(0, n, 100), "reading images", leave=False, disable=is_silent)
-        pixels, labels = zip(*[self.batch(range(i, min(i + 100, n))) for i in starts])
-        self.pixels, self.labels = torch.cat(pixels), torch.cat(labels)
-        readable = len(self.labels)
-        check(readable, f"none of the {n} files can be read as an image.")
-        if readable < n:
-            print(f"{n - readable} of {n} files were left out", file=sys.stderr)
-
-    def check_classes(self):
-        """Stop where no image of a class can be read: it would not be learnt, yet sampled."""
-        for label, name in enumerate(self.names):
-            indices = (self.labels == label).nonzero().flatten().tolist()
-            in_memory = self.pixels is not None  # then the broken ones are gone
-            readable = any(in_memory or self.read(i) is not None for i in indices)
-            check(readable, f"no image of class {name} can be read: mend it or delete it.")
-
-
-def plain_text(text):
-    """An accented letter is one character or two, by who wrote it: here one."""
-    return unicodedata.normalize("NFC", text)
+        new = [i for i in indices if i not in self.kept]
+        self.kept.update(zip(new, decoders().map(self.read, new)))
+        pixels = torch.cat([self.kept[i] for i in indices])
+        labels = self.labels[[i for i in indices if len(self.kept[i])]]
+        if len(self.paths) * math.prod(self.shape) > MEMORY_LIMIT // processes()[2]:
+            self.kept.clear()
+        return pixels, labels
 
 
 def fingerprint(root, paths):
     """A hash of names and sizes of files: moves with the folder, changes with its content."""
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size if path.exists() else 0
-        line = f"{path.relative_to(root).as_posix()} {size}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
+    sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
+    lines = [f"{path.relative_to(root).as_posix()} {size}\n" for path, size in zip(paths, sizes)]
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()[:16]
 
 
 def find_images(name, shape):
     """The Images of FOLDER/CLASS/**, or of FOLDER itself without classes: sorted, not yet read.
 
-    Links are followed at the top only: one below could lead to a folder that holds it.
+    Hidden files do not count. Links are followed at the top only: one below could lead to a folder
+    that holds it.
     """
     root = Path(name)
     check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
-    folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
-    files = [*root.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
-    hidden = {path for path in files if "/." in f"/{path.relative_to(root).as_posix()}"}
-    files = sorted(path for path in set(files) - hidden if not path.is_dir())
+    top = list(root.glob("[!.]*"))
+    below = [path for folder in top if folder.is_dir() for path in folder.rglob("[!.]*")]
+    visible = [path for path in top + below if "/." not in path.relative_to(root).as_posix()]
+    files = sorted(path for path in visible if not path.is_dir())
     Image.init()  # PIL then knows all types of files that it can open
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
     paths = [path for path in files if path.suffix.lower() in known]
     nested = [path for path in paths if path.parent != root]
-    classes = [plain_text(path.relative_to(root).parts[0]) for path in nested]
+    folders = [path.relative_to(root).parts[0] for path in nested]
+    empty = {path.name for path in top if path.is_dir()} - set(folders)
+    classes = [unicodedata.normalize("NFC", name) for name in folders]  # "é" is one letter or two
     names, labels = np.unique(classes, return_inverse=True)
     names, paths = names.tolist(), nested or paths
-    class_list = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    empty = sorted({plain_text(folder.name) for folder in folders} - set(names))
-    line = f"{root}: {len(paths)} images, {len(names)} classes: {class_list or 'none'}; "
-    line += f"left out {len(files) - len(paths)} other files"
-    line += f"; no images in {', '.join(empty[:10])}" if empty else ""
-    if processes()[0] == 0:
-        print(line)
+    some_names = ", ".join(names[:10])
+    say(f"{root}: {len(paths)} images, {len(names)} classes: {some_names or 'none'}; left out: "
+        f"{len(files) - len(paths)} other files, empty folders: {sorted(empty)[:10] or 'none'}")
     check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or *.jpg without classes.")
     is_split = names and SPLITS.issuperset(name.lower() for name in names)
-    check(not is_split, f"{root} is split into {class_list}: give one.")
+    check(not is_split, f"{root} is split into {some_names}: give one.")
     labels = torch.from_numpy(labels) if nested else torch.full((len(paths),), NO_CLASS)
-    return Images(names, labels, paths, shape, fingerprint(root, paths))
+    return Images(names, labels, paths, shape, name, fingerprint(root, paths))
 
 
 def open_data(name, shape):
-    """The data of --data: Shapes, or the Images of a folder, in memory if they fit."""
+    """The data of --data: Shapes, or the Images of a folder, of each class one that is whole."""
     if name == "shapes":
         return Shapes(shape[1])
     images = find_images(name, shape)
-    if len(images.paths) * math.prod(shape) <= MEMORY_LIMIT // processes_here():
-        images.load()
-    images.check_classes()
+    for label in images.labels.unique().tolist():  # else it would not be learnt, yet sampled
+        indices = (images.labels == label).nonzero().flatten().tolist()
+        folder = images.paths[indices[0]].parent
+        check(any(len(images.batch([i])[1]) for i in indices),
+              f"no image in {folder} can be read: mend it or delete it.")
     return images
 
 
@@ -756,16 +731,6 @@ def open_data(name, shape):
 def shuffled(n, seed, epoch):
     """The order in which an epoch goes through n images."""
     return np.random.default_rng([seed, epoch]).permutation(n).tolist()
-
-
-def read_batch(data, indices, tries=20):
-    """uint8 images (B, C, S, S) and their classes; where all of them are broken, of others."""
-    for _ in range(tries):
-        pixels, y = data.batch(indices)
-        if len(y):
-            return pixels, y
-        indices = torch.randint(len(data.labels), (len(indices),)).tolist()
-    raise Stop(f"hardly any of the {len(data.labels)} files can be read as an image.")
 
 
 def data_batches(data, places, seed, device, flip=False):
@@ -779,7 +744,11 @@ def data_batches(data, places, seed, device, flip=False):
             yield render_shapes(y, random_factors(len(y), device), data.size), y
             continue
         n = len(data.labels)
-        pixels, y = read_batch(data, [shuffled(n, seed, i // n)[i % n] for i in part])
+        pixels, y = data.batch([shuffled(n, seed, i // n)[i % n] for i in part])
+        if not len(y):  # all of them are broken: others take their place
+            pixels, y = data.batch(torch.randint(n, (20,)).tolist())
+            pixels, y = pixels[: len(part)], y[: len(part)]
+            check(len(y), f"hardly any of the {n} files can be read as an image.")
         on_cuda = device.type == "cuda"
         if on_cuda:  # from pinned memory a copy does not make the GPU wait
             pixels, y = pixels.pin_memory(), y.pin_memory()
@@ -941,11 +910,8 @@ def default_recipe(model, batch_size):
     B to G: 2e-4 at a batch of 1,024 (Table 9), times the root of the batch, as the noise of Adam's
     steps asks for (Malladi et al. 2022). Ti and S: found by trying, for short runs.
     """
-    if model == "Ti":
-        return dict(lr=4e-3, cooldown=0.5)
-    if model == "S":
-        return dict(lr=5e-4, cooldown=0.5)
-    return dict(lr=2e-4 * math.sqrt(batch_size / 1024), cooldown=0.0)
+    short = {"Ti": dict(lr=4e-3, cooldown=0.5), "S": dict(lr=5e-4, cooldown=0.5)}
+    return short.get(model) or dict(lr=2e-4 * math.sqrt(batch_size / 1024), cooldown=0.0)
 
 
 CHECKPOINT = "checkpoint-last.pth"  # the official code's name
@@ -964,7 +930,7 @@ def check_writable(folder):
 
 def write_whole(path, write):
     """write(a file beside path), then rename: there is the old file or the new, never half."""
-    temporary = Path(path).with_name(f".part-{Path(path).name}")  # np.savez wants its suffix
+    temporary = Path(path).with_name(f".part-{Path(path).name}")  # np.savez and PIL read suffixes
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -1010,14 +976,12 @@ def official_config(weights, flags):
     depth = sum(name.endswith("attn.qkv.weight") for name in weights)
     size = math.isqrt(weights["pos_embed"].shape[1]) * patch
     heads = width // len(weights["blocks.0.attn.q_norm.weight"])
-    network = dict(size=size, patch=patch, classes=rows - 1, depth=depth, width=width, heads=heads)
-    network |= dict(bottleneck=r, channels=channels)
+    network = dict(size=size, patch=patch, classes=rows - 1, depth=depth, width=width, heads=heads,
+                   bottleneck=r, channels=channels)  # fmt: skip
     if "in_context_posemb" in weights:
-        starts = {model["depth"]: model["context_start"] for model in MODELS.values()}
-        start = starts.get(depth, depth // 3)
-        tokens = weights["in_context_posemb"].shape[1]
-        network |= dict(context_tokens=tokens, context_start=start)
-        print(f"assumed: in-context tokens join before block {start}", file=sys.stderr)
+        network["context_tokens"] = weights["in_context_posemb"].shape[1]
+        network["context_start"] = min(depth // 3, 10)  # of B, L, H, G: 4, 8, 10, 10
+        say(f"assumed: in-context tokens join before block {network['context_start']}")
     noise_scale = flags.get("noise_scale") or max(1.0, size / 256)
     flow = dict(noise_scale=noise_scale, t_clip=flags.get("t_eps") or T_CLIP)
     return dict(network=network, flow=flow, names=[], data="")
@@ -1049,8 +1013,8 @@ def resume(out, networks, optimizer, config):
     """Restore the run in folder `out`, if there is one; returns how many steps it has done."""
     path = out / CHECKPOINT
     if not path.exists():
-        is_free = not out.is_file() and not any(out.glob("[!.]*"))
-        is_free = is_free or (out / "log.jsonl").exists()  # stopped before it was saved
+        stopped_early = (out / "log.jsonl").exists()  # before it was saved
+        is_free = stopped_early or not any(out.glob("[!.]*"))
         check(is_free, f"--out {out} is there already and is no run; choose another.")
         return 0
     checkpoint = load_checkpoint(path)
@@ -1081,14 +1045,6 @@ def summarize(seen, parameters):
     return dict(loss=losses.mean().item(), loss_by_t=by_t, grad_norm=norm.item())
 
 
-def check_finite(line):
-    """Stop, with exit code 1, where the loss or its gradient is no number: the run is lost."""
-    loss, norm = line["loss"], line["grad_norm"]
-    if not math.isfinite(loss + norm):
-        sentence = f"at step {line['step']} the loss is {loss}, its gradient {norm}"
-        raise Stop(f"{sentence}: try a lower --lr.", 1)
-
-
 def learning_rate(step, steps, lr, warmup, cooldown):
     """lr, after `warmup` steps in which it rises, before the share of the run in which it falls."""
     falling = (steps - step + 1) / max(1, cooldown * steps)
@@ -1102,25 +1058,24 @@ def guidance_weight(cfg, net, flow):
 
 def pick_classes(n, classes, names=(), wanted=""):
     """For n images the numbers (n,) and names of classes: those wanted, or all, in turn."""
-    wanted = plain_text(wanted)
-    words = [word.strip() for word in wanted.split(",")]
-    words = [wanted] if wanted in names else words  # a name may hold a comma
-    chosen = []
-    for word in words if wanted else []:
-        is_known = word in names or (word.isdecimal() and int(word) < classes)
-        examples = ", ".join(names[:9]) or "numbers"
-        check(is_known, f"--classes {word}: there are {classes} classes, as {examples}.")
-        chosen.append(names.index(word) if word in names else int(word))
-    chosen = chosen or list(range(classes)) or [NO_CLASS]
+    names = list(names[:classes]) or [str(i) for i in range(classes)]
+    numbers = {str(i): i for i in range(classes)} | {name: i for i, name in enumerate(names)}
+    wanted = unicodedata.normalize("NFC", wanted)
+    words = [word.strip() for word in wanted.split(",")] if wanted else names
+    words = [wanted] if wanted in numbers else words  # a name may hold a comma
+    examples = ", ".join(names[:9]) or "none"
+    for word in words:
+        check(word in numbers, f"--classes {word}: {classes} classes were learnt: {examples}.")
+    chosen = [numbers[word] for word in words] or [NO_CLASS]
     y = [chosen[i % len(chosen)] for i in range(n)]
-    captions = {NO_CLASS: ""} | dict(enumerate(names))
-    return torch.tensor(y), [captions.get(label, str(label)) for label in y]
+    return torch.tensor(y), [names[i] if names else "" for i in y]
 
 
-def draw_sheet(path, images, captions):
-    """uint8 images (n, C, H, W), enlarged to a side of 96 or more, ten in a row, as a PNG."""
+def draw_sheet(path, captions, batches):
+    """uint8 batches (B, C, H, W), enlarged to a side of 96 or more, ten in a row, as a PNG."""
+    images = torch.cat([batch.cpu() for batch in batches])
     zoom = math.ceil(96 / images.shape[-1])
-    arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+    arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     arrays = arrays.repeat(zoom, 1).repeat(zoom, 2)
     height, width = arrays.shape[1] + 18, arrays.shape[2] + 4
     sheet = Image.new("RGB", (10 * width, math.ceil(len(arrays) / 10) * height), "white")
@@ -1129,13 +1084,12 @@ def draw_sheet(path, images, captions):
         ImageDraw.Draw(tile).text((3, 2), caption, fill="black")
         tile.paste(Image.fromarray(array), (2, 16))
         sheet.paste(tile, (i % 10 * width, i // 10 * height))
-    write_whole(path, functools.partial(sheet.save, format="PNG"))
+    write_whole(path, sheet.save)
 
 
 def sample_classes(net, flow, n, names, wanted="", cfg=2.0, **settings):
-    """(captions, batches) of n images of the classes wanted, or of all, in turn.
+    """(captions, batches) of n images of the classes wanted, or of all that were learnt, in turn.
 
-    No classes after a label_drop of 1; guidance as guidance_weight says.
     settings: of sample_images.
     """
     y, captions = pick_classes(n, net.classes if flow.label_drop < 1 else 0, names, wanted)
@@ -1152,18 +1106,12 @@ def optional(name):
         if explain(error) is None:  # a bug
             raise
         reason = str(error).partition("\n")[0]
-        tqdm.write(f"no {name}: {reason}", file=sys.stderr)
-
-
-def draw_samples(path, net, flow, names, cfg):
-    """A sheet of 40 samples."""
-    captions, batches = sample_classes(net, flow, 40, names, cfg=cfg)
-    draw_sheet(path, torch.cat(list(batches)), captions)
+        say(f"no {name}: {reason}")
 
 
 def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, warmup=100,
           cooldown=0.5, flip=False, seed=0, log_every=50, save_every=500, sample_every=1000,
-          cfg=2.0, data_name="", loss_function=training_loss):  # fmt: skip
+          cfg=2.0, loss_function=training_loss):  # fmt: skip
     """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets.
 
     net: a JiT, or a module with its arguments, shape, patch, classes and pos_embed; accum: parts
@@ -1171,41 +1119,38 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
     falls to 0. Raises Stop.
     """
     out, device, parameters = Path(out), net.pos_embed.device, list(net.parameters())
-    rank, world = processes()
+    rank, world, _ = processes()
     count = batch_size // (accum * world)  # images of a part of a batch
     check(count * accum * world == batch_size,
           f"--batch-size {batch_size} is no multiple of --accum {accum} times {world} processes.")
     # What is trained: the network, and two averages of its weights.
     networks = {"model": net} | {key: copy.deepcopy(net).eval() for key in AVERAGES}
     optimizer = torch.optim.AdamW(parameters, lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    ddp = nn.parallel.DistributedDataParallel
-    model = ddp(net, broadcast_buffers=False) if world > 1 else net
+    model = net
+    if world > 1:
+        model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
     # Where it goes on: with the same config, but for the place of the data.
     recipe = dict(batch_size=batch_size, parts=accum * world, lr=lr, warmup=warmup,
                   cooldown=cooldown, flip=flip, seed=seed)  # fmt: skip
     config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe,
-                  names=list(data.names), images=len(data.labels), data=data_name,
+                  names=list(data.names), images=len(data.labels), data=data.name,
                   fingerprint=data.fingerprint)  # fmt: skip
     done = resume(out, networks, optimizer, config)
-    if rank == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        print(f"{out}: {flow.pred}-prediction, patches of {net.shape[0] * net.patch**2} numbers, "
-              f"{device}, {f'goes on after step {done}' if done else 'new'}, to step {steps}")
+    out.mkdir(parents=True, exist_ok=True)
+    say(f"{out}: {flow.pred}-prediction, patches of {net.shape[0] * net.patch**2} numbers, "
+        f"{device}, {f'goes on after step {done}' if done else 'new'}, to step {steps}")
     parts = range(rank * accum, (rank + 1) * accum)  # of a batch, for this process
     starts = (past * batch_size + part * count for past in range(done, steps) for part in parts)
     batches = data_batches(data, (range(i, i + count) for i in starts), seed, device, flip)
     bar = tqdm(range(done + 1, steps + 1), out.name, steps, initial=done, disable=rank > 0)
     seen, logged, clock, saved_at = [], done, time.perf_counter(), time.perf_counter()
     for step in bar:
-        if device.type != "cpu":
-            optimizer.zero_grad()  # frees memory for the forward pass
+        optimizer.zero_grad()
         for part in parts:
             torch.manual_seed(mix_seed(seed, step, part))  # whether it was stopped or not
             x, y = next(batches)
             model.require_backward_grad_sync = part == parts[-1]  # DDP averages once a step
             losses, t = loss_function(model, x, y, flow)
-            if part == parts[0] and device.type == "cpu":
-                optimizer.zero_grad()  # here the old gradients' memory becomes that of the new ones
             (losses.mean() / accum).backward()
             seen.append((losses.detach(), t))  # stay on the device: no step waits for a GPU
         rate = learning_rate(step, steps, lr, warmup, cooldown)
@@ -1220,7 +1165,9 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
         if not (save or draw or step % log_every == 0):
             continue
         line = dict(step=step, lr=rate) | summarize(seen, parameters)
-        check_finite(line)
+        if not math.isfinite(line["loss"] + line["grad_norm"]):  # the run is lost
+            raise Stop(f"at step {step} the loss is {line['loss']}, its gradient "
+                       f"{line['grad_norm']}: try a lower --lr.", 1)  # fmt: skip
         line["images_per_s"] = (step - logged) * batch_size / (time.perf_counter() - clock)
         line["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
@@ -1232,11 +1179,11 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
             if draw:
                 sheet = out / f"samples-{step:06d}.png"
                 with optional(sheet.name):
-                    draw_samples(sheet, networks["model_ema1"], flow, data.names, cfg)
+                    average = networks["model_ema1"]
+                    draw_sheet(sheet, *sample_classes(average, flow, 40, data.names, cfg=cfg))
         saved_at = time.perf_counter() if save else saved_at
         seen, logged, clock = [], step, time.perf_counter()
-    if rank == 0:
-        print(f"done, {max(done, steps)} steps; more images with: python jit.py sample {out}")
+    say(f"done, {max(done, steps)} steps; more images with: python jit.py sample {out}")
 
 
 # ---- 9. The command line ----
@@ -1252,13 +1199,12 @@ def choose_device(name):
     return torch.device(available[0] if name == "auto" else name)
 
 
-def number(kind, low, high=2**62):  # which is no limit
+def number(kind, low, high=1e15):  # which is no limit
     """A type of argparse: an int or a float (kind) from low to high."""
     def parse(text):
         value = kind(text)
         if not low <= value <= high:  # nan is in no range
-            limits = f"{low} or more" if high == 2**62 else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"'{text}' is not {limits}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not from {low:g} to {high:g}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it where text is no number
@@ -1271,69 +1217,52 @@ positive = number(float, 1e-12)
 non_negative = number(float, 0)
 fraction = number(float, 0, 1)
 positive_fraction = number(float, 1e-12, 1)
+on_or_off = argparse.BooleanOptionalAction
 
 
-def some_text(text):
-    """A type of argparse: not empty, as a variable is that was never set."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty")
-    return text
-
-
-def some_path(text):
-    """A type of argparse: a Path."""
-    return Path(some_text(text))
-
-
-def add_flag(parser, name, function, kind, words, **details):
+def add_flag(parser, name, function, words, **details):
     """A flag that is the parameter `name` of a function, by default with the default it has there.
 
-    kind: a type, choices, or bool. Raises KeyError where the function has no such parameter.
+    details: of add_argument. Raises KeyError where the function has no such parameter.
     """
-    parameter = inspect.signature(function).parameters[name]
-    details = dict(default=parameter.default, help=words) | details
-    if kind is bool:
-        details["action"] = argparse.BooleanOptionalAction
-    elif isinstance(kind, tuple):
-        details["choices"] = kind
-    else:
-        details["type"] = kind
+    default = inspect.signature(function).parameters[name].default
+    details = dict(default=default, help=words) | details
     parser.add_argument("--" + name.replace("_", "-"), **details)
 
 
 def add_train_flags(parser):
-    """Flags of train. None as default: what --model or --size says."""
+    """Flags of train. None as default: what --model, --size or --data says."""
     add = functools.partial(add_flag, parser)
     other = parser.add_argument
-    other("--data", type=some_text, default="shapes", help="or a folder: CLASS/*.jpg or *.jpg")
-    other("--out", type=some_path, help="run folder; None: runs/DATA-MODEL-PATCH-PRED")
-    other("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, the side of a patch")
-    add("size", JiT, positive_int, "side of the images in pixels", default=64)
+    other("--data", default="shapes", help="or a folder: CLASS/*.jpg or *.jpg")
+    other("--out", type=Path, help="run folder; None: runs/DATA-MODEL-PATCH-PRED")
+    other("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, the side of a patch; it "
+          "says what is None below, with --size and --data")  # fmt: skip
+    add("size", JiT, "side of the images in pixels", type=positive_int, default=64)
     for name in ("patch", "depth", "width", "heads"):
-        add(name, JiT, positive_int, "of the network; None: as --model says", default=None)
+        add(name, JiT, "of the network", type=positive_int, default=None)
     for name in ("bottleneck", "context_tokens", "context_start"):
-        add(name, JiT, natural, "of the network; None: as --model says", default=None)
-    add("rope", JiT, bool, "rotary position embedding (Table 4)")
-    add("qk_norm", JiT, bool, "normalised queries and keys (Table 4)")
-    add("pred", Flow, ("x", "eps", "v"), "what the network predicts")
-    add("loss", Flow, ("x", "eps", "v"), "where prediction and truth are compared")
-    add("mu", Flow, number(float, -1e9, 1e9), "mean of logit(t); lower is noisier (Table 3)")
-    add("sigma", Flow, positive, "standard deviation of logit(t)")
-    add("noise_scale", Flow, positive, "of eps; None: size / 256, at least 1", default=None)
-    add("label_drop", Flow, fraction, "share of images without their class")
-    add("t_clip", Flow, positive_fraction, "smallest 1 - t, or t, in a division")
-    add("steps", train, positive_int, "training steps; raise it to train on")
-    add("batch_size", train, positive_int, "images of a step")
-    add("accum", train, positive_int, "parts of a batch, in turn, to save memory")
-    add("lr", train, positive, "learning rate; None: default_recipe of the model", default=None)
-    add("warmup", train, natural, "steps in which it rises")
-    add("cooldown", train, fraction, "share of the run in which it falls; None: as for lr",
-        default=None)
-    add("flip", train, bool, "mirror half of the images; None: all data but shapes", default=None)
-    add("cfg", train, non_negative, "weight of classifier-free guidance in the sheets; 1: none")
-    add("log_every", train, positive_int, "steps from one line of the log to the next")
-    add("save_every", train, positive_int, "steps between checkpoints, ten minutes at most")
-    add("sample_every", train, positive_int, "steps from one sheet of samples to the next")
+        add(name, JiT, "of the network", type=natural, default=None)
+    add("rope", JiT, "rotary position embedding (Table 4)", action=on_or_off)
+    add("qk_norm", JiT, "normalised queries and keys (Table 4)", action=on_or_off)
+    add("pred", Flow, "what the network predicts", choices=("x", "eps", "v"))
+    add("loss", Flow, "where prediction and truth are compared", choices=("x", "eps", "v"))
+    add("mu", Flow, "mean of logit(t); lower is noisier (Table 3)", type=number(float, -1e9, 1e9))
+    add("sigma", Flow, "standard deviation of logit(t)", type=positive)
+    add("noise_scale", Flow, "of eps; None: size / 256, at least 1", type=positive, default=None)
+    add("label_drop", Flow, "share of images without their class", type=fraction)
+    add("t_clip", Flow, "smallest 1 - t, or t, in a division", type=positive_fraction)
+    add("steps", train, "training steps; raise it to train on", type=positive_int)
+    add("batch_size", train, "images of a step", type=positive_int)
+    add("accum", train, "parts of a batch, in turn, to save memory", type=positive_int)
+    add("lr", train, "learning rate", type=positive, default=None)
+    add("warmup", train, "steps in which it rises", type=natural)
+    add("cooldown", train, "share of the run in which it falls", type=fraction, default=None)
+    add("flip", train, "mirror half of the images", action=on_or_off, default=None)
+    add("cfg", train, "weight of guidance in the sheets; 1: none", type=non_negative)
+    add("log_every", train, "steps from one line of the log to the next", type=positive_int)
+    add("save_every", train, "steps between checkpoints, ten minutes at most", type=positive_int)
+    add("sample_every", train, "steps from one sheet of samples to the next", type=positive_int)
 
 
 def add_sampling_flags(parser, n, least):
@@ -1341,17 +1270,20 @@ def add_sampling_flags(parser, n, least):
     add = functools.partial(add_flag, parser)
     parser.add_argument("--n", type=number(int, least), default=n, help="number of images")
     parser.add_argument("--weights", default="ema1", choices=WEIGHTS, help="raw, or an average")
-    add("t_clip", Flow, positive_fraction, "smallest 1 - t in a division; None: as in the run",
-        default=None)
-    add("batch_size", sample_images, positive_int, "images at a time")
-    add("cfg", sample_images, non_negative, "weight of classifier-free guidance; 1: none")
-    add("sampling_steps", sample_images, positive_int, "steps from noise to data")
-    add("solver", sample_images, ("heun", "euler"), "of the differential equation")
-    add("interval", sample_images, fraction, "guidance is for t between these", nargs=2)
+    add("t_clip", Flow, "smallest 1 - t in a division; None: as in training",
+        type=positive_fraction, default=None)
+    add("batch_size", sample_images, "images at a time", type=positive_int)
+    add("cfg", sample_images, "weight of classifier-free guidance; 1: none", type=non_negative)
+    add("sampling_steps", sample_images, "steps from noise to data", type=positive_int)
+    add("solver", sample_images, "of the differential equation", choices=("heun", "euler"))
+    add("interval", sample_images, "guidance is for t between these", type=fraction, nargs=2)
 
 
 def parse_flags(words=None):
     """The command line: a command and its flags."""
+    words = sys.argv[1:] if words is None else words
+    is_set = all(word[-1:] not in ("", "=") for word in words)
+    check(is_set, "an argument is empty: a variable that was never set?")
     parser = argparse.ArgumentParser(prog="jit.py", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     style = dict(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -1359,17 +1291,17 @@ def parse_flags(words=None):
     add_train_flags(training)
     sampling = commands.add_parser("sample", help="images of a trained network", **style)
     add = sampling.add_argument
-    add("run", type=some_path, help="run folder or checkpoint file, ours or the official code's")
+    add("run", type=Path, help="run folder or checkpoint file, ours or the official code's")
     add("--classes", default="", help="names or numbers, with commas; they take turns")
-    add("--png-dir", type=some_path, help="write every image to this folder")
+    add("--png-dir", type=Path, help="write every image to this folder")
     add_sampling_flags(sampling, n=40, least=1)
     measuring = commands.add_parser("eval", help="FID and Inception Score", **style)
     add = measuring.add_argument
-    add("run", type=some_path, help="a run, a checkpoint file, or a folder of images")
+    add("run", type=Path, help="a run, a checkpoint file, or a folder of images")
     add("--size", type=positive_int, help="side in pixels of the images of a folder")
-    add("--reference", type=some_text, help="shapes, a folder or statistics; None: training data")
-    add("--stats", type=some_path, help="write the reference's statistics to this .npz file")
-    add("--inception", type=some_path, help="file of the Inception weights; None: a download")
+    add("--reference", help="shapes, a folder or statistics; None: training data")
+    add("--stats", type=Path, help="write the reference's statistics to this .npz file")
+    add("--inception", type=Path, help="file of the Inception weights; None: a download")
     add_sampling_flags(measuring, n=1000, least=2)  # a covariance needs two
     for each in commands.choices.values():
         add = each.add_argument
@@ -1387,31 +1319,27 @@ def flags_of(function, args):
     return {k: value for k, value in vars(args).items() if k in names and value is not None}
 
 
-def fill_in(args):
-    """What --model, --size and --data say of flags that are not given; returns JiT's arguments."""
+def settings_of(args):
+    """Arguments of JiT, Flow and train: what --model, --size and --data say, and above it flags."""
     name, _, patch = args.model.partition("/")
     check(name in MODELS and patch.isdecimal() and int(patch) > 0,
           f"--model {args.model}: {', '.join(MODELS)}, as in B/16.")
-    network = MODELS[name] | dict(patch=int(patch)) | flags_of(JiT, args)
-    recipe = default_recipe(name, args.batch_size)
-    args.lr = recipe["lr"] if args.lr is None else args.lr
-    args.cooldown = recipe["cooldown"] if args.cooldown is None else args.cooldown
-    args.noise_scale = args.noise_scale or max(1.0, args.size / 256)
     check(not args.flip or args.data != "shapes", "--flip: shapes are not mirrored.")
-    args.flip = args.data != "shapes" if args.flip is None else args.flip
+    network = MODELS[name] | dict(patch=int(patch)) | flags_of(JiT, args)
+    flow = dict(noise_scale=max(1.0, args.size / 256)) | flags_of(Flow, args)
     folder = f"{Path(args.data).resolve().name}-{name}-{network['patch']}-{args.pred}"
-    args.out = args.out or Path("runs", folder)
-    return network
+    recipe = default_recipe(name, args.batch_size)
+    recipe |= dict(out=Path("runs", folder), flip=args.data != "shapes")
+    return network, flow, recipe | flags_of(train, args)
 
 
 def run_train(args):
     """python jit.py train: from flags to the arguments of JiT, Flow and train."""
-    network, device = fill_in(args), choose_device(args.device)
-    check_writable(args.out)
-    if args.data != "shapes":
-        inside = args.out.resolve().is_relative_to(Path(args.data).resolve())
-        check(not inside, f"--out {args.out} lies in --data {args.data}: its sheets would become "
-                          "training data. Choose another.")
+    device, (network, flow, recipe) = choose_device(args.device), settings_of(args)
+    check_writable(recipe["out"])
+    inside = recipe["out"].resolve().is_relative_to(Path(args.data).resolve())
+    check(args.data == "shapes" or not inside, f"--out {recipe['out']} lies in --data {args.data}, "
+          "its sheets would become training data: choose another.")  # fmt: skip
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))  # torchrun's
     if processes()[1] > 1:
@@ -1425,10 +1353,9 @@ def run_train(args):
     if args.compile:
         net.compile()
     try:
-        settings = flags_of(train, args) | dict(data=data, data_name=args.data)
-        train(net, Flow(**flags_of(Flow, args)), **settings)
+        train(net, Flow(**flow), **recipe | dict(data=data))
     except KeyboardInterrupt:
-        path = args.out / CHECKPOINT
+        path = recipe["out"] / CHECKPOINT
         step = load_checkpoint(path)["step"] if path.exists() else 0
         raise Stop(f"stopped; saved at step {step}, where the same command goes on.", 130) from None
 
@@ -1438,9 +1365,8 @@ def open_run(args, classes=""):
     check(args.interval[0] < args.interval[1], "--interval: from 0 to 1, the lower first.")
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
     flow.t_clip = args.t_clip or flow.t_clip
-    if guidance_weight(args.cfg, net, flow) != args.cfg and net.classes > 1:
-        print(f"no guidance: trained with --label-drop {flow.label_drop:g}", file=sys.stderr)
-    check(not classes or flow.label_drop < 1, "--classes: trained without (--label-drop 1).")
+    if flow.label_drop in (0, 1):
+        say(f"no guidance: trained with --label-drop {flow.label_drop:g}")
     if args.compile:
         net.compile()
     settings = flags_of(sample_images, args)
@@ -1456,17 +1382,14 @@ def run_sample(args):
     check(not is_used, f"--png-dir {folder} is not empty: choose another.")
     _, _, captions, batches = open_run(args, args.classes)
     folder.mkdir(parents=True, exist_ok=True)
-    sheet = []
-    for i, batch in enumerate(tqdm(batches, "sampling", math.ceil(args.n / args.batch_size))):
-        if not args.png_dir:
-            sheet.append(batch.cpu())
-            continue
-        images = batch.permute(0, 2, 3, 1).cpu().numpy()  # at once: not kept, nor lost by Ctrl-C
-        for index, image in enumerate(images, i * args.batch_size):
-            Image.fromarray(image.squeeze()).save(folder / f"{index:06d}.png")
-    if sheet:
-        draw_sheet(folder / "samples.png", torch.cat(sheet), captions)
-    print(args.png_dir or folder / "samples.png")
+    batches = tqdm(batches, "sampling", math.ceil(args.n / args.batch_size))
+    if args.png_dir:
+        images = (image for batch in batches for image in batch.permute(0, 2, 3, 1).cpu().numpy())
+        for i, image in enumerate(images):  # saved at once: not kept, nor lost by Ctrl-C
+            Image.fromarray(image.squeeze()).save(folder / f"{i:06d}.png")
+    else:
+        draw_sheet(folder / "samples.png", captions, batches)
+    say(f"see {args.png_dir or folder / 'samples.png'}")
 
 
 def load_statistics(path):
@@ -1474,13 +1397,11 @@ def load_statistics(path):
     try:
         with np.load(path) as file:
             mu, sigma = file["mu"].astype(float), file["sigma"].astype(float)
-        if mu.shape != (2048,) or sigma.shape != (2048, 2048):
-            raise ValueError(f"mu and sigma have the shapes {mu.shape} and {sigma.shape}")
-        if not np.isfinite(mu.sum() + sigma.sum()) or not np.allclose(sigma, sigma.T):
-            raise ValueError("mu and sigma are no mean and covariance")
+        is_whole = mu.shape == (2048,) and sigma.shape == (2048, 2048) and np.isfinite(mu).all()
         values = np.linalg.eigvalsh(sigma)
-        if values[0] < -1e-3 * values[-1]:  # more than the rounding of fp32
-            raise ValueError("sigma is no covariance: it has a negative eigenvalue")
+        is_covariance = np.allclose(sigma, sigma.T) and values[0] >= -1e-3 * values[-1]  # rounding
+        if not (is_whole and is_covariance):
+            raise ValueError("mu and sigma are no mean and covariance of 2048 numbers")
     except Exception as error:  # whatever bytes may cause
         raise Stop(f"{path} holds no statistics of Inception features: {error}.") from error
     return mu, sigma
@@ -1491,38 +1412,44 @@ def read_images(name, shape, args, device):
     torch.manual_seed(args.seed + 1)  # shapes that training with this seed did not begin with
     data = open_data(name, shape)
     n = args.n if isinstance(data, Shapes) else len(data.labels)
-    check(n > 1, f"{name} holds one image: a covariance needs two at least.")
     places = [range(i, min(i + args.batch_size, n)) for i in range(0, n, args.batch_size)]
     if isinstance(data, Shapes):
         return n, (to_uint8(x) for x, _ in data_batches(data, places, args.seed, device))
-    batches = (data.batch(list(part))[0] for part in places)
+    batches = (data.batch(part)[0] for part in places)
     return n, (pixels for pixels in batches if len(pixels))  # none where all were broken
+
+
+def open_subject(args):
+    """What eval measures, samples of a run or a folder of images, and what it is compared with.
+
+    Returns (number, uint8 batches), the shape (C, H, W) of an image, and the reference's name.
+    """
+    if args.run.is_dir() and not (args.run / CHECKPOINT).exists():
+        check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
+        shape, reference = (3, args.size, args.size), args.reference
+        folder = f"{args.run}/"  # with a slash even `shapes` is a folder
+        subject = read_images(folder, shape, args, choose_device(args.device))
+    else:
+        net, config, _, batches = open_run(args)
+        subject, shape, reference = (args.n, batches), net.shape, args.reference or config["data"]
+    check(reference, f"{args.run} does not say what to compare it with: give --reference.")
+    return subject, shape, reference
 
 
 def run_eval(args):
     """python jit.py eval: FID and Inception Score of a run, or of a folder of images."""
-    device, reference = choose_device(args.device), args.reference
+    device = choose_device(args.device)
     if args.stats:
-        check(args.stats.suffix == ".npz", f"--stats {args.stats}: its name must end in .npz.")
-        check(not args.stats.is_dir(), f"--stats {args.stats} is a folder.")
+        is_name = args.stats.suffix == ".npz" and not args.stats.is_dir()
+        check(is_name, f"--stats {args.stats}: give a file whose name ends in .npz.")
         check_writable(args.stats.parent)
-    if args.run.is_dir() and not (args.run / CHECKPOINT).exists():
-        check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
-        check(reference, "give --reference, a folder or a file of statistics.")
-        shape = (3, args.size, args.size)
-        folder = f"{args.run}/"  # with a slash even `shapes` is a folder
-        n, batches = read_images(folder, shape, args, device)
-    else:
-        net, config, _, batches = open_run(args)
-        n, shape, reference = args.n, net.shape, reference or config["data"]
-    check(reference, f"{args.run} does not say what it was trained on: give --reference.")
+    subject, shape, reference = open_subject(args)
     inception = load_inception(args.inception, device)
-    logits = []
 
-    def features(count, batches, scores_to):
+    def features(count, batches, logits):
         for images in tqdm(batches, "features", math.ceil(count / args.batch_size)):
             found, scores = inception(images.to(device))
-            scores_to.append(scores.cpu())
+            logits.append(scores.cpu())
             yield found
 
     if Path(reference).is_file():
@@ -1532,36 +1459,28 @@ def run_eval(args):
     if args.stats:
         args.stats.parent.mkdir(parents=True, exist_ok=True)
         write_whole(args.stats, functools.partial(np.savez, mu=mu, sigma=sigma))
-    n, mean, covariance = moments(features(n, batches, logits))
+    logits = []
+    n, mean, covariance = moments(features(*subject, logits))
     score, deviation = inception_score(torch.cat(logits))
     result = {f"fid_{n}": frechet_distance(mean, covariance, mu, sigma), "inception_score": score}
     result |= dict(inception_score_std=deviation, run=str(args.run), reference=reference)
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)
 
 
 class Output:
-    """stdout or stderr that outlives its reader: what nobody reads must not end a training."""
+    """stderr that outlives its reader: what nobody reads must not end a training."""
 
     def __init__(self, stream):
         self.stream = stream or open(os.devnull, "w")  # None: it was closed at the start
-        self.failed = False  # for another reason than a reader who has gone
 
     def write(self, text):
-        encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        text = text.encode(encoding, "backslashreplace").decode(encoding)  # for any file's name
-        return self.attempt("write", text)
-
-    def flush(self):
-        self.attempt("flush")
-
-    def attempt(self, method, *arguments):
         try:
-            return getattr(self.stream, method)(*arguments)
-        except OSError as error:
-            self.failed = not isinstance(error, BrokenPipeError)
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
             self.stream = open(os.devnull, "w")
 
-    def __getattr__(self, name):
+    def __getattr__(self, name):  # all else is the stream's
         return getattr(self.stream, name)
 
 
@@ -1571,9 +1490,6 @@ def main(words=None):
         args = parse_flags(words)
         check(args.command == "train" or processes()[1] == 1, "torchrun is for train only.")
         {"train": run_train, "sample": run_sample, "eval": run_eval}[args.command](args)
-        sys.stdout.flush()
-        lost = args.command == "eval" and getattr(sys.stdout, "failed", False)
-        check(not lost, "the result could not be written: is the disk full?")
     except (Exception, KeyboardInterrupt) as error:
         explained = explain(error)
         if explained is None:
@@ -1588,5 +1504,5 @@ def main(words=None):
 
 
 if __name__ == "__main__":
-    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
+    sys.stderr = Output(sys.stderr)
     sys.exit(main())

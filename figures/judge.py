@@ -68,9 +68,9 @@ def read_folder(data, size, held_out):
     chosen = ((rank % 10 == 1) == held_out) & (rank < LIMIT // len(images.names))
     paths = [images.paths[i] for i in chosen.nonzero()[:, 0]]
     part = jit.Images(images.names, images.labels[chosen], paths, (3, size, size))
-    part.load()
-    part.check_classes()
-    return part.pixels, part.labels
+    pixels, labels = part.batch(range(len(paths)))
+    jit.check(len(labels.unique()) == len(images.names), f"a class of {data} cannot be read.")
+    return pixels, labels
 
 
 @functools.cache

@@ -44,10 +44,10 @@ def load_pictures(data):
         parts = [jit.render_shapes(y, jit.random_factors(len(y)), 64) for y in labels.split(100)]
         return jit.to_uint8(torch.cat(parts)), labels, len(jit.SHAPES)
     found = jit.open_data(data, (3, 64, 64))
-    enough = found.pixels is not None and len(found.pixels) >= REFERENCE + 2 * N
+    fits = REFERENCE + 2 * N <= len(found.paths) <= jit.MEMORY_LIMIT // (3 * 64 * 64)
     words = "7,000 images are needed, in four classes or more, that fit into memory."
-    jit.check(enough and len(found.names) > 3, f"--data {data}: {words}")
-    return found.pixels, found.labels, len(found.names)
+    jit.check(fits and len(found.names) > 3, f"--data {data}: {words}")
+    return *found.batch(range(len(found.paths))), len(found.names)
 
 
 def noise(x, deviation):

@@ -59,23 +59,16 @@ def feature_moments(batches):
 
 def report(args):
     """The line of JSON, as a dict."""
-    device, reference = jit.choose_device(args.device), args.reference
-    if args.run.is_dir() and not (args.run / jit.CHECKPOINT).exists():
-        jit.check(args.size, f"{args.run} holds no {jit.CHECKPOINT}; if it holds images, --size.")
-        shape = (3, args.size, args.size)
-        n, samples = jit.read_images(str(args.run), shape, args, device)
-    else:
-        net, config, _, samples = jit.open_run(args)
-        n, shape, reference = args.n, net.shape, reference or config["data"]
-    jit.check(reference, "give --reference, a folder: what to compare with is not known.")
-    _, real = jit.read_images(str(reference), shape, args, device)
+    device = jit.choose_device(args.device)
+    (n, samples), shape, reference = jit.open_subject(args)
+    _, real = jit.read_images(reference, shape, args, device)
     real = feature_moments(real)
     result = {f"rfd_{n}": jit.frechet_distance(*feature_moments(samples), *real)}
     if reference == "shapes":
         args.n, args.seed = n, args.seed + 1
         _, others = jit.read_images(reference, shape, args, device)
         result["floor"] = jit.frechet_distance(*feature_moments(others), *real)
-    return result | dict(run=str(args.run), reference=str(reference))
+    return result | dict(run=str(args.run), reference=reference)
 
 
 def main(words=None):

@@ -212,7 +212,7 @@ def work(cells, seed, data, flip, runs, judge_net):
     variant = getattr(variants, cell.variant, jit.JiT)
     torch.manual_seed(seed)
     net = variant(**cell.net, classes=len(images.names))
-    recipe = TRAIN | cell.train | dict(flip=flip, seed=seed, sample_every=10**9, data_name=data)
+    recipe = TRAIN | cell.train | dict(flip=flip, seed=seed, sample_every=10**9)
     if cell.texture:
         recipe["loss_function"] = variants.textured_loss(cell.net["patch"], cell.texture)
     with open(f"{out}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):

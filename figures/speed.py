@@ -168,11 +168,13 @@ def print_costs(work, rounds, operations, batch, peak):
 
 def print_input_speed(args, device, batches=20):
     """Images per second of the data alone: shapes; a folder's from memory, and decoded anew."""
-    shape, sources = (3, args.size, args.size), {"shapes, drawn": jit.Shapes(args.size)}
+    sources = {"shapes, drawn": jit.Shapes(args.size)}
     if args.data:
-        sources["folder, in memory"] = jit.open_data(str(args.data), shape)
-        sources["folder, decoded each time"] = jit.find_images(str(args.data), shape)
+        data = jit.open_data(str(args.data), (3, args.size, args.size))
+        sources |= {"folder, decoded each time": data, "folder, in memory": data}
     for name, data in sources.items():
+        if name == "folder, in memory":
+            data.batch(range(len(data.paths)))
         places = (range(i, i + args.batch) for i in itertools.count(0, args.batch))
         stream = jit.data_batches(data, places, 0, device)
         next(stream)  # the first one starts the threads

@@ -45,8 +45,8 @@ def drawn(run, name, *words):
 def test_default_rate(model, batch, lr, cooldown):
     """The paper's 2e-4 at a batch of 1,024, and Adam's noise scales with the root of it."""
     args = jit.parse_flags(["train", "--model", model, "--batch-size", str(batch)])
-    jit.fill_in(args)
-    assert (args.lr, args.cooldown) == (pytest.approx(lr), cooldown)
+    _, _, recipe = jit.settings_of(args)
+    assert (recipe["lr"], recipe["cooldown"]) == (pytest.approx(lr), cooldown)
 
 
 def test_flags_reach_the_training(monkeypatch):
@@ -76,7 +76,7 @@ def test_flags_reach_the_training(monkeypatch):
     assert not network["rope"] and not network["qk_norm"]
     assert network["context_tokens"] == network["bottleneck"] == 0
     with pytest.raises(KeyError):  # a flag that no function takes is an error at the start
-        jit.add_flag(None, "no_such_thing", jit.train, int, "")
+        jit.add_flag(None, "no_such_thing", jit.train, "")
 
 
 def test_zero_is_right_where_it_means_something():
@@ -104,7 +104,7 @@ def test_sample_writes_sheet_or_files(run, capsys):
     """Both show the same images; classes take turns or are as asked, by name or number; seeds and
     weights act. Images of before are not mixed with new ones."""
     assert call("sample", run, *FEW, "--batch-size", 2) == 0
-    assert str(run / "samples.png") in capsys.readouterr().out
+    assert str(run / "samples.png") in capsys.readouterr().err
     sheet = np.asarray(Image.open(run / "samples.png"))
     images = drawn(run, "p", "--batch-size", 2)
     assert sorted(path.name for path in Path("p").iterdir()) == [f"{i:06d}.png" for i in range(5)]
@@ -169,7 +169,7 @@ def test_names_of_any_kind(capsys):
 
 
 ERRORS = """train --data nowhere: nowhere; train --data empty: no images;
-train --data broken: none of the 1; train --data split: train; train --data some.npz: some.npz;
+train --data broken: broken can; train --data split: train; train --data some.npz: some.npz;
 train --data cifar10: cifar10; train --model X/16: --model X/16; train --model B: --model B;
 train --model Ti/0: --model; train --model Ti/-8: --model; train --model /8: --model;
 train --size 20: size 20; train --size 20 --patch 16: patch 16;
@@ -184,7 +184,7 @@ sample RUN --classes 3: --classes 3; sample RUN --interval 0.1: --interval;
 sample RUN --interval a b: --interval; sample RUN --interval 0.5 0.5: --interval;
 sample RUN --interval 1 0.1: --interval; sample RUN --png-dir file: file; eval nowhere: nowhere;
 eval empty: checkpoint-last.pth; eval flat --size 16: --reference;
-eval RUN --inception file: SHA-256"""
+eval RUN --inception file: SHA-256; train --out=: empty; eval RUN --reference=: empty"""
 EMPTY = "train --data, train --out, sample, eval, sample RUN --png-dir, eval RUN --reference"
 EMPTY += ", eval RUN --inception, eval RUN --stats"
 FLOATS = {"train": "mu sigma lr noise-scale label-drop t-clip cooldown cfg", "sample": "cfg t-clip"}
@@ -350,9 +350,8 @@ def test_a_result_that_is_lost_is_no_success(run, monkeypatch, capsys):
         def write(self, text):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys, "stdout", jit.Output(Full()))
-    assert call("eval", run, "--n", 2, "--reference", "shapes") == 2
-    assert "could not be written" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert "No space left" in refused(capsys, "eval", run, "--n", 2, "--reference", "shapes")
 
 
 def test_a_bug_in_the_sampler_costs_no_training(monkeypatch):

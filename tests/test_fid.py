@@ -288,7 +288,8 @@ def test_eval_of_a_run_compares_with_its_training_data(distances, fake, capsys):
     result = evaluate(capsys, "r", *words)
     assert result["reference"] == "d" and result["fid_7"] == 1.5
     ((_, _, mu, sigma),) = distances
-    pixels = jit.open_data("d", (3, 16, 16)).pixels.float().mean((2, 3)).numpy()
+    pixels, _ = jit.open_data("d", (3, 16, 16)).batch(range(6))
+    pixels = pixels.float().mean((2, 3)).numpy()
     np.testing.assert_allclose(mu[:3], pixels.mean(0), rtol=1e-5)
     np.testing.assert_allclose(sigma[:3, :3], np.cov(pixels.T), rtol=1e-4)
     assert call("sample", "r", *words, "--png-dir", "p", "--device", "cpu") == 0

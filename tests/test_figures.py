@@ -694,8 +694,9 @@ def test_classification_loss_of_table_11():
     torch.testing.assert_close(loss, plain + 100 / 768 * torch.stack(entropy))
 
 
+@pytest.mark.usefixtures("quick_sheets")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_parameter_learns_and_a_run_goes_on(name, tmp_path, monkeypatch):
+def test_every_parameter_learns_and_a_run_goes_on(name, tmp_path):
     """jit.train takes the network as it is; jit.py refuses to read it as a plain JiT."""
     net, run = filled(name), tmp_path / "run"
     of_class = name == "classifying"
@@ -706,7 +707,6 @@ def test_every_parameter_learns_and_a_run_goes_on(name, tmp_path, monkeypatch):
     for parameter, p in net.named_parameters():
         learns = p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0
         assert learns != (parameter == "pos_embed"), parameter
-    monkeypatch.setattr(jit, "draw_samples", lambda *given: None)
     chosen = dict(batch_size=4, loss_function=loss_function)
     for steps in (1, 2):
         jit.train(NETWORKS[name](), jit.Flow(), jit.Shapes(16), run, steps=steps, **chosen)
