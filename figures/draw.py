@@ -416,7 +416,8 @@ def plot_law(ax, results):
         ax.plot([predicted] * len(values), values, "D", fillstyle="none", **style)
     ax.axhline(0.024, color=GREY, linestyle=":", linewidth=1, label="clean images")
     ax.plot([], "D", color=GREY, fillstyle="none", label="the toy, if all is left")
-    ax.set(xscale="log", yscale="log", ylabel="noise left: measured", xlabel="noise left: predicted")
+    ax.set(xscale="log", yscale="log")
+    ax.set(xlabel="noise left: predicted", ylabel="noise left: measured")
     ax.legend(fontsize=9, loc="upper left")
 
 

@@ -105,7 +105,7 @@ def draw_measured(ax, measured):
 
 
 def draw_manifold(measured):
-    """Above left one pair of x and eps, right where many x, eps and v lie; below the measurement."""
+    """Above one pair of x and eps, and where many x, eps and v lie; below the measurement."""
     note = ("Above, drawn: a curve in a plane. Below, measured: variance of patches outside\n"
             "their best directions. At the line: 128 of 768 directions, the bottleneck of JiT-B.")
     title = "x lies near a surface of few dimensions; ε and v fill the whole space"

@@ -224,7 +224,7 @@ def test_every_kind_of_image_has_its_colours():
 
 def test_grey_and_more_than_8_bits(capsys):
     """Grey of 1 and 8 bits is itself. Files of more bits do not say which value is white (12 bits
-    in 16, floats): guessed, they would be wrong without a word; they are left out, with a reason."""
+    in 16, floats): guessed, they would be wrong without a word; they are left out with a reason."""
     ramp = np.repeat(np.arange(32)[None] * 8, 32, 0)  # 0 ... 248 from left to right
     opaque = np.full_like(ramp, 255)
     Image.fromarray(ramp.astype(np.uint8)).save("8.png")
@@ -389,7 +389,7 @@ def test_every_image_once_in_each_epoch():
 
 def test_streamed_images_are_those_in_memory(monkeypatch):
     """A set too large for memory is decoded in each epoch, one that fits but once: same images,
-    classes, order, mirroring, for 1,200 images with few file descriptors, of which worker processes once ran out."""
+    classes, order, mirroring. 1,200 images need few file descriptors: once they ran out."""
     for i in range(1200):
         save(f"d/{i % 3}/{i:04d}.png", (i % 256, i // 8, 255 - i % 256), (8, 8))
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)

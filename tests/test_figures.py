@@ -143,7 +143,8 @@ def test_texture_fills_k_directions_of_each_patch():
     texture = variants.add_texture(torch.zeros(400, 3, 8, 8), 4, 5)
     patches = torch.nn.functional.unfold(texture, 4, stride=4).transpose(1, 2).flatten(0, 1)
     variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
-    assert variance[:5].tolist() == pytest.approx([0.25] * 5, rel=0.15) and variance[5:].max() < 1e-5
+    assert variance[:5].tolist() == pytest.approx([0.25] * 5, rel=0.15)
+    assert variance[5:].max() < 1e-5
     seen = []
     net = lambda z, t, y: seen.append(z) or z  # noqa: E731
     x, y = torch.zeros(50, 3, 8, 8), torch.zeros(50)
@@ -174,8 +175,9 @@ def test_study_is_valid(name):
     """Every cell has a place of its own, arguments that exist and a network that can be built."""
     study = STUDIES[name]
     cells = list(study.cells())
-    places = [[cell.at.get(part) for part in (study.row, study.panel, study.column)] for cell in cells]
-    assert len(set(map(tuple, places))) == len(cells)
+    parts = (study.row, study.panel, study.column)
+    places = {tuple(cell.at.get(part) for part in parts) for cell in cells}
+    assert len(places) == len(cells)
     for cell in cells:
         network, sampled = settings(cell)
         kind = getattr(variants, cell.variant, jit.JiT)
