@@ -83,7 +83,8 @@ class Results:
         cells = list(self.study.cells(**kept["arguments"]))
         shown = {self.row_of(cell) for cell in cells if self.of(cell)}  # with results
         self.cells = [cell for cell in cells if self.row_of(cell) in shown]
-        self.title = FINDINGS.get(name) or self.study.title
+        seeds = {record["seed"] for record in self.records}
+        self.title = FINDINGS.get(name, self.study.title) + " (one seed)" * (len(seeds) == 1)
         self.has_paper = kept["data"] == "shapes"  # beside own pictures its FID would say nothing
 
     def row_of(self, cell):

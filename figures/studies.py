@@ -265,6 +265,8 @@ FINDINGS = {
                 "one law says how much",
     "nine": "In a network as wide as a patch x-prediction is far ahead under every loss: "
             "what is predicted counts more than where the loss compares",
+    "predictions_digits": "Digits, patches of 196 numbers: x-prediction draws them clean, "
+                          "v-prediction under noise, ε-prediction not",
     "ladder": "RoPE with qk-norm helps; in-context tokens bring every seed to 60%",
     "resolution": "With 16 tokens the shapes are recognised equally often at 32, 64 and 128 px",
     "solver": "8 evaluations draw the same shapes; 60 and more are needed to come within a grey "
