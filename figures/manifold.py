@@ -102,12 +102,13 @@ def draw_measured(ax, measured):
     ax.set_yticks([0.1, 1, 10, 100], ["0.1%", "1%", "10%", "100%"])
     ax.minorticks_off()
     ax.set_xlabel("directions kept, as a share of the numbers of a patch")
+    ax.set_ylabel("variance outside")
 
 
 def draw_manifold(measured):
     """Above one pair of x and eps, and where many x, eps and v lie; below the measurement."""
-    note = ("Above, drawn: a curve in a plane. Below, measured: variance of patches outside\n"
-            "their best directions. At the line: 128 of 768 directions, the bottleneck of JiT-B.")
+    note = ("Above, drawn: a curve in a plane. Below, measured: the variance of patches outside\n"
+            "their best directions. The line: a sixth, as 128 of 768 in JiT-B's bottleneck.")
     title = "x lies near a surface of few dimensions; ε and v fill the whole space"
     figure = new_figure(7.4, title, note)
     bare = dict(xticks=[], yticks=[], facecolor=PALE)
@@ -121,7 +122,7 @@ def draw_manifold(measured):
         ax = panel(figure, 6.3, 5.23 - 1.24 * i, 1.9, 1.17, **frame, **bare)
         ax.plot(*points.T, "o", color=colour, markersize=2.2, markeredgewidth=0)
         ax.text(-6.9, 4.4, name, color=colour, fontsize=10, fontweight="bold", va="top")
-    draw_measured(panel(figure, 0.7, 0.5, 5.5, 2.1), measured)
+    draw_measured(panel(figure, 0.9, 0.5, 5.3, 2.1), measured)
     return figure
 
 
