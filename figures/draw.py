@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 from matplotlib.figure import Figure
-from studies import FINDINGS, FLOW, SAMPLE, STUDIES, TEXTURE, TIMES, TRAIN, digest, settings
+from studies import FINDINGS, FLOW, SAMPLE, STUDIES, TIMES, TRAIN, digest, settings
 from style import COLOURS, GREEN, GREY, INK, PINK, save, script_to_out, wrap
 
 PREDICTION = dict(x="x-prediction", eps="ε-prediction", v="v-prediction")
@@ -28,7 +28,8 @@ LABELS = dict(
     solver=dict(heun="Heun", euler="Euler"),
     sampler=dict(plain="as ever", limit="x_pred in [−1, 1]", start="from t = 0.02"),
     low={0.0: "guidance at all t", 0.1: "for t > 0.1"},
-    patch="patches of {numbers} numbers", mu="μ = {}", w="w = {:g}", steps="{} steps", k="k = {}",
+    patch="patches of {numbers} numbers", mu="μ = {}", w="w = {:g}", steps="{} steps",
+    k={k: f"k = {k}" for k in (0, 16, 48, 96, 192)} | dict(strong="k = 192, as\nstrong as ε"),
     r={0: "none"} | {r: f"r = {r}" for r in (4, 32, 128)}, size="{} px, patch {patch}",
     rate={0.25: "rate / 4", 0.5: "rate / 2", 1: "our rate", 2: "rate × 2", "long": "4 × steps"},
     ratio={0.25: "ratio 1/4", 0.5: "ratio 1/2", 0.75: "ratio 3/4", 1: "ratio 1", 1.5: "ratio 3/2",
@@ -37,6 +38,7 @@ LABELS = dict(
              hot="learning rate\ntoo high: 0.1", eps="predicts\nthe noise",
              clear="trained at little\nnoise only: μ = 2"),
 )  # fmt: skip
+T_CLIP = FLOW["t_clip"]
 SCORES = ("recognised", "noise_left", "grain", "rfd")
 COLOUR_OF = COLOURS | dict(linear=GREEN, edm=PINK)  # of a prediction, or a kind of one
 
@@ -295,30 +297,46 @@ def plot_gates(ax, results):
 
 
 def plot_excess(ax, results):
-    """v-loss beyond what the texture costs the best network, against the dimensions of the data.
+    """v-loss beyond what the texture costs the best network.
 
     Of u ~ N(0, s^2) in k of n directions, z = t u + (1 - t) eps leaves v = u - eps a variance of
     s^2 / (t^2 s^2 + (1 - t)^2).
     """
-    s, t, numbers = TEXTURE, np.array(TIMES), 3 * results.cells[0].net["patch"] ** 2
-    unknowable = s**2 / ((t * s) ** 2 + (1 - t) ** 2)
+    t, numbers = np.array(TIMES), 3 * results.cells[0].net["patch"] ** 2
 
     def excess(cell):
-        cost = cell.at["k"] / numbers * unknowable
+        s = cell.strength
+        cost = cell.texture / numbers * s**2 / ((t * s) ** 2 + (1 - t) ** 2)
         return [mean_loss(losses - cost) for losses in results.values(cell, "loss_over_t")]
 
-    plot_lines(ax, results, "pred", lambda cell: cell.at["k"], excess)
-    ax.set(xlabel="k, dimensions of the texture; a patch has 192", yscale="log")
-    ax.set_xticks(distinct(results.cells, "k"))
-    ax.set_ylabel("v-loss beyond the cost of texture")
+    plot_columns(ax, results, excess, "v-loss beyond the cost of texture")
+    ax.set_ylim(bottom=0)
     ax.legend()
+
+
+def burden(cell):
+    """How much of z the best prediction of texture holds: the mean square of its factor, as v.
+
+    In k directions E[u | z] = t s^2 z / (t^2 s^2 + (1 - t)^2), of which x-prediction's v is
+    1 / (1 - t) times as much; in the others v-prediction still holds -z / (1 - t).
+    """
+    t, s = np.array(TIMES), cell.strength
+    share = cell.texture / (3 * cell.net["patch"] ** 2)
+    both = (t * s) ** 2 + (1 - t) ** 2
+    if cell.at["pred"] == "x":
+        return mean_loss(share * (t * s**2 / both / np.maximum(1 - t, T_CLIP)) ** 2)
+    return mean_loss(share * ((t * s**2 - (1 - t)) / both) ** 2 + (1 - share) / (1 - t) ** 2)
+
+
+def plot_burden(ax, results):
+    plot_columns(ax, results, lambda cell: [burden(cell)], "how much of z the output holds")
+    ax.set_ylim(bottom=0)
 
 
 # ---- Plots of the ratio of width and numbers, and of the law of what is left ----
 
 # width / numbers of a patch: at 1,024, 512, 512, 256 and 64 px
 PAPER_RATIOS = {"B/64": 1 / 16, "B/32": 1 / 4, "L/32": 1 / 3, "B/16": 1, "B/4": 16}
-T_CLIP = FLOW["t_clip"]
 TOY_STEPS = 20  # of toy_manifold.py's solver
 
 
@@ -436,7 +454,7 @@ PLOTS = dict(
     ratio=(plot_noise_left, plot_v_loss), leftover=(plot_law, plot_loss_and_bound),
     bottleneck=(plot_recognised, plot_paper), ladder=(plot_recognised, plot_paper),
     guidance=(plot_recognised, plot_rfd), solver=(plot_distance,),
-    gate=(plot_gates, plot_loss_over_t), dimension=(plot_excess,),
+    gate=(plot_gates, plot_loss_over_t), dimension=(plot_burden, plot_excess),
 )  # fmt: skip
 ROWS = dict(ratio=(0.25, 1, 4))  # of the tiles, where they are not all of the plots
 

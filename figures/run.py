@@ -91,11 +91,11 @@ def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval
 
 
 @torch.no_grad()
-def loss_over_t(net, flow, data, texture=0):
+def loss_over_t(net, flow, data, texture=0, strength=0.0):
     """v-loss at TIMES, of 100 fixed images and noise. New shapes; of a folder, trained ones."""
     pixels, y = real_images(data, 100, seed=7)
     x = pixels.float() / 127.5 - 1
-    x = variants.add_texture(x, net.patch, texture) if texture else x
+    x = variants.add_texture(x, net.patch, texture, strength) if texture else x
     eps = flow.noise_scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
     losses = []
     for t in TIMES:
@@ -176,11 +176,12 @@ def measure_cell(cell, net, flow, data, judge_net, runs):
     return found, pixels[[i % cell.n for i in SHOWN]].numpy()
 
 
-def facts(net, flow, data, out, texture):
+def facts(net, flow, data, out, cell):
     """What is known of a trained network, whatever is drawn from it."""
     log = read_log(out)
     late = mean_by_t(log[-len(log) * 3 // 10 :]).round(5).tolist()  # None where no t fell
-    known = dict(loss_over_t=loss_over_t(net, flow, data, texture), late_loss_by_t=late)
+    losses = loss_over_t(net, flow, data, cell.texture, cell.strength)
+    known = dict(loss_over_t=losses, late_loss_by_t=late)
     every = math.ceil(len(log) / 100)
     known["log"] = [(line["step"], round(line["loss"], 5)) for line in log[::every]]
     known["images_per_s"] = round(np.median([line["images_per_s"] for line in log]), 1)
@@ -214,11 +215,12 @@ def work(cells, seed, data, flip, runs, judge_net):
     net = variant(**cell.net, classes=len(images.names))
     recipe = TRAIN | cell.train | dict(flip=flip, seed=seed, sample_every=10**9)
     if cell.texture:
-        recipe["loss_function"] = variants.textured_loss(cell.net["patch"], cell.texture)
+        texture = (cell.net["patch"], cell.texture, cell.strength)
+        recipe["loss_function"] = variants.textured_loss(*texture)
     with open(f"{out}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
         jit.train(net, jit.Flow(**FLOW | cell.flow), images, out, **recipe)
     net, flow, _ = jit.load_run(out, "ema1", "cpu", variant)
-    known, found = facts(net, flow, images, out, cell.texture) | versions(), []
+    known, found = facts(net, flow, images, out, cell) | versions(), []
     for cell in cells:
         numbers, tiles = measure_cell(cell, net, flow, data, judge_net, runs)
         record = dict(key=record_key(cell, seed, data, flip), at=cell.at, seed=seed,

@@ -18,26 +18,28 @@ A loss with a further term is a function for jit.train(loss_function=...):
 import torch
 import torch.nn.functional as F
 from common import jit
-from studies import TEXTURE
 from torch import nn
 
 # ---- Data of more dimensions ----
 
 
-def add_texture(x, patch, k):
-    """x (B, C, S, S) plus normal noise in k fixed random directions of its patches."""
+def add_texture(x, patch, k, strength):
+    """x (B, C, S, S) plus normal noise in k fixed random directions of its patches.
+
+    strength: its standard deviation in each of them.
+    """
     generator = torch.Generator().manual_seed(k)
     numbers, size = x.shape[1] * patch**2, x.shape[-1]
     basis = torch.linalg.qr(torch.randn(numbers, k, generator=generator)).Q
-    patches = TEXTURE * torch.randn(len(x), k, (size // patch) ** 2)
+    patches = strength * torch.randn(len(x), k, (size // patch) ** 2)
     return x + F.fold(basis @ patches, size, patch, stride=patch)
 
 
-def textured_loss(patch, k):
+def textured_loss(patch, k, strength):
     """A loss for jit.train(loss_function=...) on images with this texture."""
 
     def loss(net, x, y, flow):
-        return jit.training_loss(net, add_texture(x, patch, k), y, flow)
+        return jit.training_loss(net, add_texture(x, patch, k, strength), y, flow)
 
     return loss
 

@@ -138,9 +138,9 @@ def test_another_start_and_limits():
 
 
 def test_texture_fills_k_directions_of_each_patch():
-    """Variance 1/4 in each of k directions, none in others; and the loss trains on it."""
+    """Variance strength^2 in each of k directions, none in others; and the loss trains on it."""
     torch.manual_seed(0)
-    texture = variants.add_texture(torch.zeros(400, 3, 8, 8), 4, 5)
+    texture = variants.add_texture(torch.zeros(400, 3, 8, 8), 4, 5, 0.5)
     patches = torch.nn.functional.unfold(texture, 4, stride=4).transpose(1, 2).flatten(0, 1)
     variance = torch.linalg.eigvalsh(patches.T.cov()).flip(0)
     assert variance[:5].tolist() == pytest.approx([0.25] * 5, rel=0.15)
@@ -148,8 +148,24 @@ def test_texture_fills_k_directions_of_each_patch():
     seen = []
     net = lambda z, t, y: seen.append(z) or z  # noqa: E731
     x, y = torch.zeros(50, 3, 8, 8), torch.zeros(50)
-    losses, _ = variants.textured_loss(4, 48)(net, x, y, jit.Flow())
+    losses, _ = variants.textured_loss(4, 48, 0.5)(net, x, y, jit.Flow())
     assert losses.shape == (50,) and seen[0].std() > 0.6
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_burden_is_what_least_squares_finds(strength):
+    """Data of two numbers, texture in the first: slopes of x and v on z, from samples."""
+    eps, u = normal(100_000, 2), strength * normal(100_000, 2, seed=1)
+    u[:, 1] = 0
+    slopes = {"x": [], "v": []}
+    for t in TIMES:
+        z = t * u + (1 - t) * eps
+        for pred, target in (("x", u / max(1 - t, 0.05)), ("v", u - eps)):
+            slope = (target * z).sum(0) / z.square().sum(0)
+            slopes[pred].append(slope.square().mean())
+    for pred, found in slopes.items():
+        cell = Cell(dict(pred=pred), dict(patch=8), texture=96, strength=strength)
+        assert draw.mean_loss(np.array(found)) == pytest.approx(draw.burden(cell), rel=0.03)
 
 
 # ---- What is kept ----
