@@ -29,7 +29,7 @@ LABELS = dict(
     sampler=dict(plain="as ever", limit="x_pred in [−1, 1]", start="from t = 0.02"),
     low={0.0: "guidance at all t", 0.1: "for t > 0.1"},
     patch="patches of {numbers} numbers", mu="μ = {}", w="w = {:g}", steps="{} steps",
-    k={k: f"k = {k}" for k in (0, 16, 48, 96, 192)} | dict(strong="k = 192, as\nstrong as ε"),
+    k={k: f"k = {k}" for k in (0, 16, 48, 96, 192)} | dict(strong="k = 192, strong"),
     r={0: "none"} | {r: f"r = {r}" for r in (4, 32, 128)}, size="{} px, patch {patch}",
     rate={0.25: "rate / 4", 0.5: "rate / 2", 1: "our rate", 2: "rate × 2", "long": "4 × steps"},
     ratio={0.25: "ratio 1/4", 0.5: "ratio 1/2", 0.75: "ratio 3/4", 1: "ratio 1", 1.5: "ratio 3/2",

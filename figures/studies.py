@@ -278,6 +278,8 @@ FINDINGS = {
                 "one law says how much",
     "nine": "In a network as wide as a patch x-prediction is far ahead under every loss: "
             "what is predicted counts more than where the loss compares",
+    "dimension": "Texture in more and more dimensions takes away x-prediction's lead, "
+                 "and once it is as strong as the noise, v leads",
     "predictions_digits": "Digits, patches of 196 numbers: x-prediction draws them clean, "
                           "v-prediction under noise, ε-prediction not",
     "ladder": "RoPE with qk-norm helps; in-context tokens bring every seed to 60%",
