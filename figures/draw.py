@@ -473,8 +473,10 @@ def draw_study(results):
     cells = [cell for cell in results.cells if cell.at[study.row] in rows]
     panels = distinct(cells, study.panel)
     columns = len(panels) * len(distinct(cells, study.column))
-    if columns > 3:
-        shown, side, high = [0, 1, 3, 4], min(1.75, 9.4 / columns), 1
+    if columns > 5:
+        shown, side, high = [1, 4], 9.4 / columns, 1 / 2
+    elif columns > 3:
+        shown, side, high = [0, 1, 3, 4], 1.75, 1
     elif plots:
         shown, side, high = [0, 3, 4], 2.7, 1 / 3  # in a line, to leave room for the plots
     else:
@@ -615,7 +617,7 @@ def draw(name, folder):
     results = Results(name, folder)
     figure = FIGURES.get(results.header["study"], draw_study)(results)
     command = f"{results.header['command']}; python figures/draw.py {name}"
-    save(figure, folder / f"{name}.png", command, dpi=110)
+    save(figure, folder / f"{name}.png", command, dpi=100)
     write_table(results, folder / f"{name}.md")
 
 
