@@ -39,6 +39,7 @@ LABELS = dict(
              clear="trained at little\nnoise only: μ = 2"),
 )  # fmt: skip
 T_CLIP = FLOW["t_clip"]
+DPI = 100  # all pictures of the repository together stay below 6 MB
 SCORES = ("recognised", "noise_left", "grain", "rfd")
 COLOUR_OF = COLOURS | dict(linear=GREEN, edm=PINK)  # of a prediction, or a kind of one
 
@@ -617,7 +618,7 @@ def draw(name, folder):
     results = Results(name, folder)
     figure = FIGURES.get(results.header["study"], draw_study)(results)
     command = f"{results.header['command']}; python figures/draw.py {name}"
-    save(figure, folder / f"{name}.png", command, dpi=100)
+    save(figure, folder / f"{name}.png", command, DPI)
     write_table(results, folder / f"{name}.md")
 
 

@@ -477,8 +477,9 @@ def test_committed_picture_is_drawn_from_its_numbers(name, make, tmp_path):
     """Drawn again it is the same, but for another matplotlib's edges; so is its table."""
     old = Image.open(FIGURES / f"{name}.png").convert("RGB")
     usual = matplotlib.rcParamsDefault if name == "toy_manifold" else {}  # it has no style.py
+    dpi = draw.DPI if name.partition("_")[0] in STUDIES else 120
     with matplotlib.rc_context(usual):
-        make().savefig(tmp_path / "a.png", dpi=120 if name.startswith("toy") else 110)
+        make().savefig(tmp_path / "a.png", dpi=dpi)
     new = Image.open(tmp_path / "a.png").convert("RGB")
     assert new.size == old.size
     assert np.abs(np.asarray(new, float) - np.asarray(old, float)).mean() < 2
