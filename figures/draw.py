@@ -88,7 +88,8 @@ class Results:
         self.cells = [cell for cell in cells if self.row_of(cell) in shown]
         seeds = {record["seed"] for record in self.records}
         self.title = FINDINGS.get(name, self.study.title) + " (one seed)" * (len(seeds) == 1)
-        self.has_paper = kept["data"] == "shapes"  # beside own pictures its FID would say nothing
+        # Beside other pictures and patches the paper's FID would say nothing.
+        self.has_paper = kept["data"] == "shapes" and not kept["arguments"]
 
     def row_of(self, cell):
         return cell.at.get(self.study.panel), cell.at.get(self.study.row)
@@ -543,7 +544,7 @@ def draw_health(results):
                 by_step.plot(*zip(*record["log"]), color=colour)
                 late = np.array(record["late_loss_by_t"], dtype=float)  # None: nan
                 by_t.plot(np.arange(0.05, 1, 0.1), late, color=colour)
-        by_step.set(yscale="log", ylim=(0.02, 40), xlabel="step")
+        by_step.set(yscale="log", ylim=(0.02, 400), xlabel="step")
         by_t.set(yscale="log", ylim=(0.02, 400), xlim=(0, 1), xlabel="t (0 noise, 1 data)")
         for ax, note in zip((by_step, by_t), HEALTH_NOTES[run]):
             ax.text(0.95, 0.95, note, transform=ax.transAxes, ha="right", va="top", fontsize=9)

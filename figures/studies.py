@@ -280,6 +280,8 @@ FINDINGS = {
             "what is predicted counts more than where the loss compares",
     "dimension": "Texture in more and more dimensions takes away x-prediction's lead, "
                  "and once it is as strong as the noise, v leads",
+    "predictions": "The same width, 192, on patches of 768 numbers: x-prediction works, "
+                   "of ε and v stays as much noise as the law says",
     "predictions_digits": "Digits, patches of 196 numbers: x-prediction draws them clean, "
                           "v-prediction under noise, ε-prediction not",
     "predictions_photos": "Photographs, patches of 192 numbers: colours and textures by x, "
