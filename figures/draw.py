@@ -221,7 +221,7 @@ def plot_rfd(ax, results):
 def plot_paper(ax, results):
     """With a gap where it is not known."""
     plot_columns(ax, results, lambda cell: [cell.paper or np.nan], "the paper: FID-50K")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.1 * ax.get_ylim()[1])
 
 
 def plot_distance(ax, results):
