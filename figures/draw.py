@@ -454,7 +454,7 @@ def plot_loss_and_bound(ax, results):
 
 PLOTS = dict(
     ratio=(plot_noise_left, plot_v_loss), leftover=(plot_law, plot_loss_and_bound),
-    bottleneck=(plot_recognised, plot_paper), ladder=(plot_recognised, plot_paper),
+    bottleneck=(plot_recognised, plot_paper), ladder=(plot_rfd, plot_paper),
     guidance=(plot_recognised, plot_rfd), solver=(plot_distance,),
     gate=(plot_gates, plot_loss_over_t), dimension=(plot_burden, plot_excess),
 )  # fmt: skip
