@@ -116,6 +116,7 @@ def test_sample_writes_sheet_or_files(run, capsys):
     assert (bear[1] == images[1]).all() and (bear == one).all() and not (bear == images).all()
     assert not (drawn(run, "seed", "--seed", 1) == images).all()
     assert not (drawn(run, "raw", "--weights", "raw") == images).all()
+    assert not (drawn(run, "clip", "--t-clip", 1) == images).all()
     before = {path: path.read_bytes() for path in Path("p").iterdir()}
     assert "--png-dir p" in refused(capsys, "sample", run, *FEW, "--png-dir", "p")
     assert before == {path: path.read_bytes() for path in Path("p").iterdir()}

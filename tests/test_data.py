@@ -338,6 +338,8 @@ def test_a_broken_file_where_parts_have_one_image(limit, monkeypatch, capsys):
     words = ["--data", "d", "--out", "r", "--accum", 4, "--steps", 3]
     assert train(*words) == 0
     assert "1.png" in capsys.readouterr().err
+    x, _ = zip(*jit.data_batches(open_data(), [range(i, i + 1) for i in range(5)], 0, CPU))
+    assert [len(part) for part in x] == [1] * 5
 
 
 # In which order
