@@ -391,7 +391,7 @@ def plot_ratio(ax, results, values, law, name):
         ax.axvline(ratio, color="0.85", zorder=0)
         style = dict(transform=ax.get_xaxis_transform(), fontsize=9, color=GREY)
         ax.text(ratio, 1.01, model, rotation=90, ha="center", va="bottom", **style)
-    ax.legend(loc="upper right", fontsize=9, handlelength=1.2, frameon=True, edgecolor="none")
+    ax.legend(loc="upper right", fontsize=8.5, handlelength=1)
 
 
 def plot_noise_left(ax, results):
