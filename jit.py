@@ -461,7 +461,8 @@ class JiT(nn.Module):
 
 
 class Stop(Exception):
-    """Ends the program with a sentence. code: 2 for what a user can mend, 1 for a lost run."""
+    """Ends the program with a sentence. code: 2 for what a user can mend, 1 for a run that failed,
+    130 after Ctrl-C."""
 
     def __init__(self, sentence, code=2):
         super().__init__(sentence)
@@ -1320,7 +1321,7 @@ def flags_of(function, args):
 
 
 def settings_of(args):
-    """Arguments of JiT, Flow and train: what --model, --size and --data say, and above it flags."""
+    """Arguments of JiT, Flow and train: flags, and where they are not given what others imply."""
     name, _, patch = args.model.partition("/")
     check(name in MODELS and patch.isdecimal() and int(patch) > 0,
           f"--model {args.model}: {', '.join(MODELS)}, as in B/16.")

@@ -77,6 +77,9 @@ def test_what_speed_measures():
         assert speed.measure(work, torch.device("cpu"))["clock"] > 0
 
 
+CIFAR_PLANES = np.random.RandomState(0).randint(0, 256, (3, 32, 32), dtype=np.uint8)
+
+
 @pytest.fixture
 def archives(tmp_path, monkeypatch):
     """Small archives of the three data sets, laid out as the real ones; {name: path}."""
@@ -102,9 +105,6 @@ def archives(tmp_path, monkeypatch):
         md5 = hashlib.md5(paths[name].read_bytes()).hexdigest()
         monkeypatch.setitem(datasets.FILES, name, (address, md5))
     return paths
-
-
-CIFAR_PLANES = np.random.RandomState(0).randint(0, 256, (3, 32, 32), dtype=np.uint8)
 
 
 def test_data_sets_become_folders_that_jit_reads(archives):
