@@ -8,6 +8,7 @@ The .md gets its table between two marks; what is written by hand around it stay
 deviations over training seeds. To change a label, change LABELS: nothing else depends on it.
 """
 
+import functools
 import json
 import re
 import sys
@@ -86,8 +87,8 @@ class Results:
         cells = list(self.study.cells(**kept["arguments"]))
         shown = {self.row_of(cell) for cell in cells if self.of(cell)}  # with results
         self.cells = [cell for cell in cells if self.row_of(cell) in shown]
-        seeds = {record["seed"] for record in self.records}
-        self.title = FINDINGS.get(name, self.study.title) + " (one seed)" * (len(seeds) == 1)
+        seeds = min((len(self.of(cell)) for cell in self.cells if cell.repeat), default=1)
+        self.title = FINDINGS.get(name, self.study.title) + " (one seed)" * (seeds < 2)
         # Beside other pictures and patches the paper's FID would say nothing.
         self.has_paper = kept["data"] == "shapes" and not kept["arguments"]
 
@@ -407,6 +408,18 @@ def plot_v_loss(ax, results):
     ax.set(ylim=(0.03, None), ylabel="v-loss of new images")
 
 
+def plot_shut_out(ax, results):
+    """Noise left against the bottleneck; dashed the law, of noise that does not get in."""
+    values = functools.partial(results.values, score="noise_left")
+    plot_columns(ax, results, values, "noise left; dashed: the law")
+    numbers, sizes = 3 * results.cells[0].net["patch"] ** 2, distinct(results.cells, "r")
+    passes = np.array([r or numbers for r in sizes])  # 0: there is no bottleneck
+    for pred in ("eps", "v"):
+        law = (1 - passes / numbers) * LEFT[pred]
+        ax.plot(range(len(sizes)), np.where(law > 0, law, np.nan), "--", color=COLOURS[pred])
+    ax.set_yscale("log")
+
+
 def toy_left(folder):
     """{kind: [noise left of a seed]}: the same of the toy's perceptron, from toy_why.json.
 
@@ -454,7 +467,7 @@ def plot_loss_and_bound(ax, results):
 
 PLOTS = dict(
     ratio=(plot_noise_left, plot_v_loss), leftover=(plot_law, plot_loss_and_bound),
-    bottleneck=(plot_recognised, plot_paper), ladder=(plot_rfd, plot_paper),
+    bottleneck=(plot_recognised, plot_shut_out), ladder=(plot_rfd, plot_paper),
     guidance=(plot_recognised, plot_rfd), solver=(plot_distance,),
     gate=(plot_gates, plot_loss_over_t), dimension=(plot_burden, plot_excess),
 )  # fmt: skip

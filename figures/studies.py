@@ -200,10 +200,16 @@ def shift():
 @study("A bottleneck of r numbers in the patch embedding (Figure 4)",
        row="pred", column="r", real=True)  # fmt: skip
 def bottleneck():
+    """Expected of eps and v: noise that does not get in cannot come out, so the same law holds.
+
+    Of the noise, 1 - r / numbers does not pass; of it the samples keep what `leftover` says.
+    """
     # The paper's 16, 128 and 512 of 768 numbers are 4, 32 and 128 of 192. Of its others, 8.38,
     # 8.15, 7.89 and 7.35, we do not know which is which.
-    for r, fid in {4: 9.40, 32: 7.48, 128: None, 0: 8.62}.items():
-        yield Cell(dict(pred="x", r=r), WIDE | dict(bottleneck=r), paper=fid)
+    fids = {4: 9.40, 32: 7.48, 128: None, 0: 8.62}
+    for pred, r in product(PREDS, fids):
+        yield Cell(dict(pred=pred, r=r), WIDE | dict(bottleneck=r), dict(pred=pred),
+                   paper=fids[r] if pred == "x" else None)  # fmt: skip
 
 
 @study("The network, step by step (Table 4)", row="pred", column="network", real=True)
