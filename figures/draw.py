@@ -150,13 +150,16 @@ def draw_cell(ax, results, cell, shown):
 
 
 def draw_real(axes, results, cells, shown):
-    """Three sets of real images in a row."""
+    """Three sets of real images in a row; of several panels each shows others."""
     known = next(cell for cell in cells if results.of(cell))
     real = results.real[results.of(known)[0]["real"]]
+    panel = results.study.panel
+    place = distinct(results.cells, panel).index(known.at.get(panel))
     for ax, images in zip(axes, np.split(results.tiles[real["key"]], 3)):
-        ax.imshow(mosaic(images[shown]), interpolation="nearest")
+        ax.imshow(mosaic(images[[i + place for i in shown]]), interpolation="nearest")
     score = [in_words("recognised", [real["recognised"]])] if "recognised" in real else []
-    axes[0].set_ylabel("\n".join(["real images", *score]), fontsize=9.5)
+    # In further panels it is there unseen, so that all are laid out alike.
+    axes[0].set_ylabel("\n".join(["real images", *score]), fontsize=9.5, alpha=place == 0)
 
 
 def draw_grid(figure, results, cells, shown):

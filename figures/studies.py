@@ -282,8 +282,8 @@ FINDINGS = {
              "badly; x-prediction hardly minds",
     "leftover": "Noise that a narrow network cannot put out stays in the picture: "
                 "one law says how much",
-    "nine": "In a network as wide as a patch x-prediction is far ahead under every loss: "
-            "what is predicted counts more than where the loss compares",
+    "nine": "As wide as a patch, a network needs x-prediction, whatever the loss; "
+            "four times as wide, it draws shapes with all three",
     "dimension": "Texture in more and more dimensions takes away x-prediction's lead, "
                  "and once it is as strong as the noise, v leads",
     "predictions": "The same width, 192, on patches of 768 numbers: x-prediction works, "
