@@ -25,7 +25,7 @@ LABELS = dict(
     kind=PREDICTION | dict(linear="linear\nt z + (1 − t) net", edm="EDM\nc_skip z + c_out net"),
     network=dict(layernorm="LayerNorm, GELU", rmsnorm="RMSNorm, SwiGLU", rope="+ RoPE, qk-norm",
                  context="+ in-context\ntokens"),
-    variant=dict(JiT="network", Gated="network − g(t) z"),
+    variant=dict(JiT="network", Gated="network − g(t) z", NoLastNorm="without its\nlast norm"),
     solver=dict(heun="Heun", euler="Euler"),
     sampler=dict(plain="as ever", limit="x_pred in [−1, 1]", start="from t = 0.02"),
     low={0.0: "guidance at all t", 0.1: "for t > 0.1"},
@@ -423,6 +423,19 @@ def plot_shut_out(ax, results):
     ax.set_yscale("log")
 
 
+def plot_left_by_length(ax, results):
+    """Noise left in patches against the length of their noise; dashed: the sphere's law."""
+    for cell in results.cells:
+        for found in results.values(cell, "left_by_length"):
+            style = "o-" if cell.at["variant"] == "JiT" else "s:"
+            name = f"{label('pred', cell.at['pred'])}, {label('variant', cell.at['variant'])}"
+            ax.plot(*zip(*found), style, color=COLOURS[cell.at["pred"]], label=name)
+    length = np.linspace(1, 1.12, 50)
+    ax.plot(length, LEFT["eps"] * (1 - 1 / length), "--", color=INK, label="law: length is lost")
+    ax.set(xlabel="length of a patch's noise / √numbers", ylabel="noise left in the patch")
+    ax.legend()
+
+
 def toy_left(folder):
     """{kind: [noise left of a seed]}: the same of the toy's perceptron, from toy_why.json.
 
@@ -472,7 +485,8 @@ PLOTS = dict(
     ratio=(plot_noise_left, plot_v_loss), leftover=(plot_law, plot_loss_and_bound),
     bottleneck=(plot_recognised, plot_shut_out), ladder=(plot_rfd, plot_paper),
     guidance=(plot_recognised, plot_rfd), solver=(plot_distance,),
-    gate=(plot_gates, plot_loss_over_t), dimension=(plot_burden, plot_excess),
+    gate=(plot_gates, plot_loss_over_t), length=(plot_left_by_length, plot_loss_over_t),
+    dimension=(plot_burden, plot_excess),
 )  # fmt: skip
 ROWS = dict(ratio=(0.25, 1, 4))  # of the tiles, where they are not all of the plots
 

@@ -1,7 +1,8 @@
 """handover.png: one network samples until t, another goes on. Where is which mistake made?
 
-    for pred in x v; do python jit.py train --size 32 --patch 8 --width 192 --heads 6 --steps 4000 \\
-      --bottleneck 0 --context-tokens 0 --lr 0.00133 --cooldown 1 --pred $pred --out runs/$pred; done
+    for pred in x v; do python jit.py train --size 32 --patch 8 --width 192 --heads 6 \\
+      --bottleneck 0 --context-tokens 0 --steps 4000 --lr 0.00133 --cooldown 1 \\
+      --pred $pred --out runs/$pred; done
     python figures/handover.py runs/x runs/v
 
 Both must be runs on the shapes, of one size. The numbers are those of figures/run.py.

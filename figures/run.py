@@ -55,6 +55,21 @@ def noise_left(samples, noise):
     return ((samples.double() * noise).sum() / noise.square().sum()).item()
 
 
+def left_by_length(samples, noise, patch):
+    """[(length, noise left)] of patches in ten equal parts, from the shortest noise to the longest.
+
+    length: of a patch's noise, over the square root of its numbers.
+    """
+    samples, noise = (F.unfold(images, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+                      for images in (samples, noise))  # fmt: skip
+    found = []
+    for rows in noise.norm(dim=1).argsort().chunk(10):
+        power = noise[rows].square()
+        left = (samples[rows] * noise[rows]).sum() / power.sum()
+        found.append((round(power.mean().sqrt().item(), 4), round(left.item(), 4)))
+    return found
+
+
 def grain(images):
     """Standard deviation of images (n, C, S, S) in [-1, 1] minus their 3 x 3 means."""
     return (images - F.avg_pool2d(images, 3, 1, 1))[..., 1:-1, 1:-1].double().std().item()
@@ -170,7 +185,8 @@ def measure_cell(cell, net, flow, data, judge_net, runs):
     with np.load(runs / f"real-{real_key(cell, data)}.npz") as real:
         moments = feature_moments(shrink(pixels, cell.score_size).split(100))
         distance = jit.frechet_distance(*moments, real["mean"], real["covariance"])
-    found = dict(noise_left=noise_left(samples, noise), grain=grain(samples), rfd=distance)
+    found = dict(noise_left=noise_left(samples, noise), grain=grain(samples), rfd=distance,
+                 left_by_length=left_by_length(samples, noise, net.patch))  # fmt: skip
     if judge_net:
         found["recognised"] = judge.recognised(pixels, y, judge_net)
     return found, pixels[[i % cell.n for i in SHOWN]].numpy()

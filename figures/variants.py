@@ -1,4 +1,4 @@
-"""Four networks built from jit.py without touching it: Tables 4, 10, 11, and a gate of our own.
+"""Five networks built from jit.py without touching it: Tables 4, 10, 11, and a gate of our own.
 
 Each is a JiT with a part exchanged; jit.train and jit.sample_images take it as it is:
 
@@ -97,6 +97,14 @@ class Gated(jit.JiT):
 
     def forward(self, z, t, y):
         return super().forward(z, t, y).float() - self.g(t).view(-1, 1, 1, 1) * z
+
+
+class NoLastNorm(jit.JiT):
+    """Without the RMSNorm before the last linear layer, which forgets how long a vector was."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.final_layer.norm_final = nn.Identity()
 
 
 # ---- Table 4, first row: LayerNorm and GELU ----
