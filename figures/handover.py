@@ -1,4 +1,4 @@
-"""handover.png: one network samples until t, another goes on. Where is which mistake made?
+"""handover.png: one network samples until t, another goes on. Which mistakes are corrected?
 
     for pred in x v; do python jit.py train --size 32 --patch 8 --width 192 --heads 6 \\
       --bottleneck 0 --context-tokens 0 --steps 4000 --lr 0.00133 --cooldown 1 \\
@@ -14,11 +14,11 @@ from pathlib import Path
 import judge
 import torch
 from common import finish, jit
-from draw import PREDICTION, in_words, mosaic
+from draw import DPI, PREDICTION, in_words, mosaic
 from matplotlib.figure import Figure
 from run import noise_left
 from studies import SAMPLE, SHOWN
-from style import COLOURS, save, script_to_out, wrap
+from style import COLOURS, save, script_to_out
 
 TIMES = (0, 0.1, 0.2, 0.3, 0.5, 1)  # at which the second takes over; 0 and 1: one alone
 
@@ -31,31 +31,35 @@ def hand_over(first, second, at):
 @torch.no_grad()
 def draw_samples(first, second, at, y):
     """first, second: (net, flow). Samples as floats, not clipped, and the noise they began with."""
-    noise, samples = jit.image_noise(first[0].shape, 0, range(len(y))), []
+    net, flow = first
+    noise, samples = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y))), []
     for labels, z in zip(y.split(50), noise.split(50)):
-        both = [jit.guided_velocity(*part, SAMPLE["cfg"], SAMPLE["interval"])
-                for part in ((net, labels, flow) for net, flow in (first, second))]  # fmt: skip
-        *_, (_, z, _) = jit.integrate(hand_over(*both, at), z, SAMPLE["sampling_steps"])
-        samples.append(z)
+        velocities = [jit.guided_velocity(net, labels, flow, SAMPLE["cfg"], SAMPLE["interval"])
+                      for net, flow in (first, second)]  # fmt: skip
+        way = jit.integrate(hand_over(*velocities, at), z, SAMPLE["sampling_steps"])
+        samples.append(list(way)[-1][1])
     return torch.cat(samples), noise
 
 
 def draw_cell(ax, samples, noise, y, judge_net):
     pixels = jit.to_uint8(samples)
-    ax.imshow(mosaic(pixels[[SHOWN[i] for i in (0, 1, 3, 4)]].numpy()), interpolation="nearest")
+    shown = pixels[[SHOWN[i] % len(pixels) for i in (0, 1, 3, 4)]]
+    ax.imshow(mosaic(shown.numpy()), interpolation="nearest")
     found = dict(recognised=judge.recognised(pixels, y, judge_net),
                  noise_left=noise_left(samples, noise))  # fmt: skip
     ax.set_xlabel("\n".join(in_words(score, [value]) for score, value in found.items()))
 
 
 def draw(args):
-    runs = [jit.load_run(run, "ema1", "cpu")[:2] for run in (args.first, args.second)]
-    jit.check(runs[0][0].shape == runs[1][0].shape, "The runs must be of one size of images.")
+    loaded = [jit.load_run(run, "ema1", "cpu") for run in (args.first, args.second)]
+    shown = {(config["data"], net.shape) for net, _, config in loaded}
+    fits = len(shown) == 1 and "shapes" in next(iter(shown))
+    jit.check(fits, "Both runs must be on the shapes, and of one size.")
+    runs = [(net, flow) for net, flow, _ in loaded]
     y, _ = jit.pick_classes(args.n, 10)
     judge_net = judge.load_judge("shapes")
-    title = "Until t one network samples, then the other: early steps decide what is recognised"
     figure = Figure(figsize=(11, 5.4), layout="constrained")
-    figure.suptitle(wrap(title, 11))
+    figure.suptitle("Until t one network samples, then the other goes on")
     for order, axes in zip((runs, runs[::-1]), figure.subplots(2, len(TIMES))):
         names = [flow.pred for _, flow in order]
         axes[0].set_ylabel(" then ".join(names), color=COLOURS[names[0]])
@@ -64,7 +68,8 @@ def draw(args):
             alone = {0: PREDICTION[names[1]], 1: PREDICTION[names[0]]}
             ax.set(xticks=[], yticks=[], title=alone.get(at, f"until t = {at}"))
             ax.spines[:].set_visible(False)
-    save(figure, args.out / "handover.png", f"figures/handover.py {args.first} {args.second}", 100)
+    command = f"python figures/handover.py {args.first} {args.second}"
+    save(figure, args.out / "handover.png", command, DPI)
 
 
 def main(words=None):

@@ -317,6 +317,8 @@ FINDINGS = {
                 "it stays nearer to the data",
     "tuned": "Four times the steps help v-prediction much, and do not bring it to x-prediction",
     "sampler": "Another sampler does not mend what the network has not learnt",
+    "length": "At ratio 1 patches of ε-prediction burst since the last norm forgets their length; "
+              "without it none does, and ε fails as v does, only more",
     "gate": "Let the network subtract a learned multiple g(t) of z, and ε- and v-prediction work, "
             "too; g is near ±1 / (1 − t) up to t = .5",
 }  # fmt: skip
