@@ -20,7 +20,7 @@ from run import noise_left
 from studies import SAMPLE, SHOWN
 from style import COLOURS, save, script_to_out
 
-TIMES = (0, 0.1, 0.2, 0.3, 0.5, 1)  # at which the second takes over; 0 and 1: one alone
+TIMES = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)  # when the second takes over; 0 and 1: one alone
 
 
 def hand_over(first, second, at):
@@ -58,7 +58,7 @@ def draw(args):
     runs = [(net, flow) for net, flow, _ in loaded]
     y, _ = jit.pick_classes(args.n, 10)
     judge_net = judge.load_judge("shapes")
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
     figure.suptitle("Until t one network samples, then the other goes on")
     for order, axes in zip((runs, runs[::-1]), figure.subplots(2, len(TIMES))):
         names = [flow.pred for _, flow in order]
