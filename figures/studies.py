@@ -293,8 +293,8 @@ def health():
 # ---- What was found: the title of a picture, once its numbers bear it ----
 
 FINDINGS = {
-    "ratio": "Narrower than a patch, a network cannot put out ε and v; as wide, it learns them "
-             "badly; x-prediction hardly minds",
+    "ratio": "Narrower than a patch, a network cannot put out ε and v; as wide, it does so badly; "
+             "x-prediction hardly minds",
     "leftover": "Noise that a narrow network cannot put out stays in the picture: "
                 "one law says how much",
     "nine": "As wide as a patch, a network needs x-prediction, whatever the loss; "
@@ -305,8 +305,8 @@ FINDINGS = {
                    "of ε and v stays as much noise as the law says",
     "predictions_digits": "Digits, patches of 196 numbers: x-prediction draws them clean, "
                           "v-prediction under noise, ε-prediction not",
-    "predictions_photos": "Photographs, patches of 192 numbers: colours and textures by x, "
-                          "the same under noise by v, bursts by ε",
+    "predictions_photos": "Photographs, patches of 192 numbers: colours and textures by x, the "
+                          "same under noise by v, bursts by ε; of 48 numbers: by all three",
     "bottleneck": "A bottleneck of 4 of a patch's 192 numbers costs x-prediction nothing; "
                   "of ε and v as much noise stays as does not get in",
     "shift": "x-prediction from μ = 0 to −0.8 alike; at −1.2, trained mostly on noise, worse",
@@ -317,7 +317,7 @@ FINDINGS = {
     "guidance": "A little guidance makes shapes clearer, much makes them glaring; begun at t = 0.1 "
                 "it stays nearer to the data",
     "tuned": "Four times the steps help v-prediction much, and do not bring it to x-prediction",
-    "sampler": "Another sampler does not mend what the network has not learnt",
+    "sampler": "Another sampler mends neither ε- nor v-prediction at ratio 1",
     "length": "At ratio 1 patches of ε-prediction burst since the last norm forgets their length; "
               "without it none does, and ε fails as v does, only more",
     "gate": "Let the network subtract a learned multiple g(t) of z, and ε- and v-prediction work, "
