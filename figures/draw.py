@@ -87,8 +87,10 @@ class Results:
         cells = list(self.study.cells(**kept["arguments"]))
         shown = {self.row_of(cell) for cell in cells if self.of(cell)}  # with results
         self.cells = [cell for cell in cells if self.row_of(cell) in shown]
-        seeds = min((len(self.of(cell)) for cell in self.cells if cell.repeat), default=1)
-        self.title = FINDINGS.get(name, self.study.title) + " (one seed)" * (seeds < 2)
+        seeds = [len(self.of(cell)) for cell in self.cells if cell.repeat] or [1]
+        self.title = FINDINGS.get(name, self.study.title)
+        if min(seeds) < 2:
+            self.title += " (one seed)" if max(seeds) < 2 else " (one seed where no ± stands)"
         # Beside other pictures and patches the paper's FID would say nothing.
         self.has_paper = kept["data"] == "shapes" and not kept["arguments"]
 
@@ -151,13 +153,13 @@ def draw_cell(ax, results, cell, shown):
 
 
 def draw_real(axes, results, cells, shown):
-    """Three sets of real images in a row; of several panels each shows others."""
+    """Three sets of real images in a row; of several panels each shows other classes."""
     known = next(cell for cell in cells if results.of(cell))
     real = results.real[results.of(known)[0]["real"]]
     panel = results.study.panel
     place = distinct(results.cells, panel).index(known.at.get(panel))
     for ax, images in zip(axes, np.split(results.tiles[real["key"]], 3)):
-        ax.imshow(mosaic(images[[i + place for i in shown]]), interpolation="nearest")
+        ax.imshow(mosaic(images[[(i + place) % 6 for i in shown]]), interpolation="nearest")
     score = [in_words("recognised", [real["recognised"]])] if "recognised" in real else []
     # In further panels it is there unseen, so that all are laid out alike.
     axes[0].set_ylabel("\n".join(["real images", *score]), fontsize=9.5, alpha=place == 0)
@@ -606,6 +608,7 @@ def table(results):
             here = {c.at.get(study.column): c for c in cells if c.at.get(study.row) == row}
             texts = [table_words(here[c], results) if c in here else "" for c in columns]
             name = label(study.row, row, next(iter(here.values()))) if study.row else ""
+            name = name.replace("\n", " ")
             lines.append(f"| {name} | {' | '.join(texts)} |")
         lines.append("")
     for real in results.real.values():

@@ -5,9 +5,11 @@
       --pred $pred --out runs/$pred; done
     python figures/handover.py runs/x runs/v
 
-Both must be runs on the shapes, of one size. The numbers are those of figures/run.py.
+Both must be runs on the shapes, of one size. Measured as in figures/run.py; the numbers stand in
+handover.json, too.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -33,8 +35,9 @@ def draw_samples(first, second, at, y):
     """first, second: (net, flow). Samples as floats, not clipped, and the noise they began with."""
     net, flow = first
     noise, samples = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y))), []
+    cfg, interval = jit.guidance_weight(SAMPLE["cfg"], net, flow), SAMPLE["interval"]
     for labels, z in zip(y.split(50), noise.split(50)):
-        velocities = [jit.guided_velocity(net, labels, flow, SAMPLE["cfg"], SAMPLE["interval"])
+        velocities = [jit.guided_velocity(net, labels, flow, cfg, interval)
                       for net, flow in (first, second)]  # fmt: skip
         way = jit.integrate(hand_over(*velocities, at), z, SAMPLE["sampling_steps"])
         samples.append(list(way)[-1][1])
@@ -42,34 +45,40 @@ def draw_samples(first, second, at, y):
 
 
 def draw_cell(ax, samples, noise, y, judge_net):
+    """Four samples and their scores, which are returned."""
     pixels = jit.to_uint8(samples)
     shown = pixels[[SHOWN[i] % len(pixels) for i in (0, 1, 3, 4)]]
     ax.imshow(mosaic(shown.numpy()), interpolation="nearest")
     found = dict(recognised=judge.recognised(pixels, y, judge_net),
                  noise_left=noise_left(samples, noise))  # fmt: skip
     ax.set_xlabel("\n".join(in_words(score, [value]) for score, value in found.items()))
+    return found
 
 
 def draw(args):
     loaded = [jit.load_run(run, "ema1", "cpu") for run in (args.first, args.second)]
-    shown = {(config["data"], net.shape) for net, _, config in loaded}
-    fits = len(shown) == 1 and "shapes" in next(iter(shown))
-    jit.check(fits, "Both runs must be on the shapes, and of one size.")
+    kinds = {(config["data"], net.shape, flow.noise_scale) for net, flow, config in loaded}
+    fits = len(kinds) == 1 and "shapes" in next(iter(kinds))
+    jit.check(fits, "Both runs must be on the shapes, of one size and noise scale.")
     runs = [(net, flow) for net, flow, _ in loaded]
     y, _ = jit.pick_classes(args.n, 10)
-    judge_net = judge.load_judge("shapes")
+    judge_net, records = judge.load_judge("shapes"), []
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     figure.suptitle("Until t one network samples, then the other goes on")
     for order, axes in zip((runs, runs[::-1]), figure.subplots(2, len(TIMES))):
         names = [flow.pred for _, flow in order]
         axes[0].set_ylabel(" then ".join(names), color=COLOURS[names[0]])
         for at, ax in zip(TIMES, axes):
-            draw_cell(ax, *draw_samples(*order, at, y), y, judge_net)
+            found = draw_cell(ax, *draw_samples(*order, at, y), y, judge_net)
+            records.append(dict(first=names[0], second=names[1], at=at) | found)
             alone = {0: PREDICTION[names[1]], 1: PREDICTION[names[0]]}
             ax.set(xticks=[], yticks=[], title=alone.get(at, f"until t = {at}"))
             ax.spines[:].set_visible(False)
     command = f"python figures/handover.py {args.first} {args.second}"
     save(figure, args.out / "handover.png", command, DPI)
+    lines = ",\n".join(map(json.dumps, records))
+    text = f'{{"command": "{command}", "n": {args.n},\n"records": [\n{lines}\n]}}\n'
+    jit.write_whole(args.out / "handover.json", lambda part: part.write_text(text))
 
 
 def main(words=None):

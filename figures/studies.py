@@ -6,8 +6,8 @@ draws from these two. Nothing here is imported from jit.py: a cell holds the arg
 place as coordinates, `at`. What a coordinate is called in a picture stands in draw.py.
 
 Most networks are 192 wide, for patches of 192 numbers: as in the paper's Table 2 (a) the width is
-what a patch has, so that a network could put out noise. The paper sweeps guidance and the average
-of the weights for each entry; here both stay.
+what a patch has, so that the last layer shuts out no direction. The paper sweeps guidance and the
+average of the weights for each entry; here both stay.
 
 To add a study: a generator of Cells under @study, and a row in figures/README.md. Cells that need
 the same network share it, across studies too.
@@ -108,7 +108,8 @@ def digest(*parts):
 # ---- Width of the network / numbers of a patch ----
 
 # Below 1 the last layer, Linear(width, numbers), cannot put out noise; at 1, where the paper's
-# Table 2 (a) stands, it can. Images of 32 px have 16 patches of 192 numbers, or 64 of 48.
+# Table 2 (a) stands, it can put out every direction, but not every length (see `length`). Images of
+# 32 px have 16 patches of 192 numbers, or 64 of 48.
 
 
 def of_width(width):
@@ -307,8 +308,8 @@ FINDINGS = {
                           "v-prediction under noise, ε-prediction not",
     "predictions_photos": "Photographs, patches of 192 numbers: colours and textures by x, the "
                           "same under noise by v, bursts by ε; of 48 numbers: by all three",
-    "bottleneck": "A bottleneck of 4 of a patch's 192 numbers costs x-prediction nothing; "
-                  "of ε and v as much noise stays as does not get in",
+    "bottleneck": "Let in 4 of a patch's 192 numbers: x-prediction is recognised as often; "
+                  "of v the noise shut out stays, of ε 49 times as much",
     "shift": "x-prediction from μ = 0 to −0.8 alike; at −1.2, trained mostly on noise, worse",
     "ladder": "Each step of Table 4 brings the samples nearer to the data",
     "resolution": "With 16 tokens the shapes are recognised equally often at 32, 64 and 128 px",
@@ -319,7 +320,7 @@ FINDINGS = {
     "tuned": "Four times the steps help v-prediction much, and do not bring it to x-prediction",
     "sampler": "Another sampler mends neither ε- nor v-prediction at ratio 1",
     "length": "At ratio 1 patches of ε-prediction burst since the last norm forgets their length; "
-              "without it none does, and ε fails as v does, only more",
+              "without it none does, and ε still fails: wrong colours under grain",
     "gate": "Let the network subtract a learned multiple g(t) of z, and ε- and v-prediction work, "
             "too; g is near ±1 / (1 − t) up to t = .5",
 }  # fmt: skip

@@ -353,6 +353,7 @@ def made_up(tmp_path_factory):
                 known |= dict(loss_over_t=[0.1 + 0.01 * i] * 20, log=[(1, 1.0), (100, 0.2)])
                 known |= dict(late_loss_by_t=[None, *[0.1] * 9])
                 known |= dict(hardware="H", torch="T", commit="C")
+                known |= dict(left_by_length=[(0.9, 0.1), (1.1, 4.0)])
                 known |= dict(gate=[0.1] * 20) if cell.variant == "Gated" else {}
                 known |= dict(at=cell.at, seed=seed, real="R", key=f"{i}-{seed}", seconds=60)
                 known |= dict(settings=digest(*settings(cell)))
@@ -378,6 +379,7 @@ def test_every_study_is_drawn(name, made_up):
     assert np.asarray(picture.convert("L")).std() > 10
     text = page.read_text()
     assert text.startswith("Above.") and text.endswith("Below.\n")
+    assert not re.search(r"^\|.*[^|\n]$", text, re.M)  # a row of the table is one line
     draw.main([name, "--out", str(made_up)])
     assert page.read_text() == text
     for i, cell in enumerate(STUDIES[name].cells()):
@@ -421,6 +423,36 @@ def test_points_of_the_ratio_are_its_numbers(made_up):
         k = PREDS.index({"x": "x", "ε": "eps", "v": "v"}[line.get_label()[0]])
         assert np.allclose(x, [1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 4])
         assert np.allclose(y, [0.1 + 3 * i + k for i in range(7)])
+
+
+def test_laws_of_what_does_not_get_in_and_of_what_is_forgotten(made_up):
+    """Written down before training: noise left for bottlenecks of 4, 32 and 128 of 192 numbers; and
+    of a patch whose noise is a tenth longer than a sphere's radius."""
+    ax = draw.Figure().subplots()
+    draw.plot_shut_out(ax, draw.Results("bottleneck", made_up))
+    eps, v = (line.get_ydata() for line in ax.lines if line.get_linestyle() == "--")
+    assert np.allclose(eps[:3], [48.0, 40.9, 16.3], atol=0.05) and np.isnan([eps[3], v[3]]).all()
+    assert np.allclose(v[:3], [0.979, 0.833, 0.333], atol=0.001)
+    ax = draw.Figure().subplots()
+    draw.plot_left_by_length(ax, draw.Results("length", made_up))
+    length, law = next(line.get_data() for line in ax.lines if line.get_linestyle() == "--")
+    assert law[0] == 0 and length[-1] == 1.1 and law[-1] == pytest.approx(49.025 / 11)
+    assert [0.1, 4.0] in [list(line.get_ydata()) for line in ax.lines]
+
+
+@pytest.mark.parametrize("kept, ending", [
+    ([(0, 0)], " (one seed)"), ([(0, 0), (1, 0), (0, 1)], " (one seed where no ± stands)"),
+    ([(0, 0), (1, 0), (0, 1), (1, 1)], "")])  # fmt: skip
+def test_a_title_says_how_many_seeds(made_up, tmp_path, monkeypatch, kept, ending):
+    """kept: (seed, cell). Of the cells that are trained again for each seed."""
+    header, real, records, tiles = run.read_results(made_up / "length.json")
+    cells = [cell.at for cell in list(STUDIES["length"].cells())[:2]]
+    found = [(r, tiles[r["key"]]) for r in records.values()
+             if (r["seed"], r["at"]) in [(seed, cells[i]) for seed, i in kept]]  # fmt: skip
+    cells = [cell for cell in STUDIES["length"].cells() if cell.at in [r["at"] for r, _ in found]]
+    monkeypatch.setitem(STUDIES, "length", replace(STUDIES["length"], cells=lambda: cells))
+    run.keep(tmp_path / "length.json", header, [(r, tiles[r["key"]]) for r in real.values()], found)
+    assert draw.Results("length", tmp_path).title == draw.FINDINGS["length"] + ending
 
 
 def test_distance_is_to_the_finest_of_the_same_seed(made_up):
@@ -666,6 +698,8 @@ def test_handover(monkeypatch):
     make_runs()
     assert handover.main(["run", "run", "--n", "4", "--out", "o"]) == 0
     assert Path("o/handover.png").exists() and handover.main(["run", "other"]) == 2
+    records = json.loads(Path("o/handover.json").read_text())["records"]
+    assert len(records) == 14 and records[0].keys() > {"at", "recognised", "noise_left"}
 
 
 def test_loss_of_a_run():
