@@ -380,7 +380,7 @@ def test_every_study_is_drawn(name, made_up):
     text = page.read_text()
     assert text.startswith("Above.") and text.endswith("Below.\n")
     assert not re.search(r"^\|.*[^|\n]$", text, re.M)  # a row of the table is one line
-    draw.main([name, "--out", str(made_up)])
+    draw.write_table(draw.Results(name, made_up), page)
     assert page.read_text() == text
     for i, cell in enumerate(STUDIES[name].cells()):
         spread = " ± 0" if cell.repeat else ""
