@@ -8,7 +8,6 @@ The .md gets its table between two marks; what is written by hand around it stay
 deviations over training seeds. To change a label, change LABELS: nothing else depends on it.
 """
 
-import functools
 import json
 import re
 import sys
@@ -416,8 +415,8 @@ def plot_v_loss(ax, results):
 
 def plot_shut_out(ax, results):
     """Noise left against the bottleneck; dashed the law, of noise that does not get in."""
-    values = functools.partial(results.values, score="noise_left")
-    plot_columns(ax, results, values, "noise left; dashed: the law")
+    plot_columns(ax, results, lambda cell: results.values(cell, "noise_left"),
+                 "noise left; dashed: the law")  # fmt: skip
     numbers, sizes = 3 * results.cells[0].net["patch"] ** 2, distinct(results.cells, "r")
     passes = np.array([r or numbers for r in sizes])  # 0: there is no bottleneck
     for pred in ("eps", "v"):

@@ -18,7 +18,7 @@ import torch
 from common import finish, jit
 from draw import DPI, PREDICTION, in_words, mosaic
 from matplotlib.figure import Figure
-from run import noise_left
+from run import follow, noise_left
 from studies import SAMPLE, SHOWN
 from style import COLOURS, save, script_to_out
 
@@ -34,14 +34,16 @@ def hand_over(first, second, at):
 def draw_samples(first, second, at, y):
     """first, second: (net, flow). Samples as floats, not clipped, and the noise they began with."""
     net, flow = first
-    noise, samples = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y))), []
+    noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y)))
     cfg, interval = jit.guidance_weight(SAMPLE["cfg"], net, flow), SAMPLE["interval"]
-    for labels, z in zip(y.split(50), noise.split(50)):
-        velocities = [jit.guided_velocity(net, labels, flow, cfg, interval)
-                      for net, flow in (first, second)]  # fmt: skip
-        way = jit.integrate(hand_over(*velocities, at), z, SAMPLE["sampling_steps"])
-        samples.append(list(way)[-1][1])
-    return torch.cat(samples), noise
+
+    def velocity_of(labels):
+        both = (jit.guided_velocity(net, labels, flow, cfg, interval)
+                for net, flow in (first, second))  # fmt: skip
+        return hand_over(*both, at)
+
+    how = {part: SAMPLE[part] for part in ("solver", "sampling_steps", "batch_size")}
+    return follow(velocity_of, noise, y, **how), noise
 
 
 def draw_cell(ax, samples, noise, y, judge_net):
@@ -76,8 +78,7 @@ def draw(args):
             ax.spines[:].set_visible(False)
     command = f"python figures/handover.py {args.first} {args.second}"
     save(figure, args.out / "handover.png", command, DPI)
-    lines = ",\n".join(map(json.dumps, records))
-    text = f'{{"command": "{command}", "n": {args.n},\n"records": [\n{lines}\n]}}\n'
+    text = json.dumps(dict(command=command, n=args.n, records=records), indent=1) + "\n"
     jit.write_whole(args.out / "handover.json", lambda part: part.write_text(text))
 
 

@@ -86,6 +86,16 @@ def clipped_velocity(velocity, start, limit):
     return changed
 
 
+def follow(velocity_of, noise, y, solver, sampling_steps, batch_size):
+    """Where the way from noise (n, C, S, S) ends; velocity_of: from classes to a velocity."""
+    samples = []
+    for labels, z in zip(y.split(batch_size), noise.split(batch_size)):
+        for _, z, _ in jit.integrate(velocity_of(labels), z, sampling_steps, solver):
+            pass  # only the last z is kept
+        samples.append(z)
+    return torch.cat(samples)
+
+
 @torch.no_grad()
 def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval, start=0.0,
                  limit=math.inf):  # fmt: skip
@@ -93,16 +103,16 @@ def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval
 
     start, limit: of clipped_velocity. Returns two tensors (n, C, S, S).
     """
-    samples, cfg = [], jit.guidance_weight(cfg, net, flow)
+    cfg = jit.guidance_weight(cfg, net, flow)
     noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y)))
-    for labels, z in zip(y.split(batch_size), noise.split(batch_size)):
+
+    def velocity_of(labels):
         velocity = jit.guided_velocity(net, labels, flow, cfg, interval)
         if start > 0 or limit < math.inf:
             velocity = clipped_velocity(velocity, start, limit)
-        for _, z, _ in jit.integrate(velocity, z, sampling_steps, solver):
-            pass  # only the last z is kept
-        samples.append(z)
-    return torch.cat(samples), noise
+        return velocity
+
+    return follow(velocity_of, noise, y, solver, sampling_steps, batch_size), noise
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Five networks built from jit.py without touching it: Tables 4, 10, 11, and a gate of our own.
+"""Five networks built from jit.py without touching it: Tables 4, 10, 11, and two of our own.
 
 Each is a JiT with a part exchanged; jit.train and jit.sample_images take it as it is:
 
@@ -74,7 +74,7 @@ class Preconditioned(jit.JiT):
         return c_skip * z + c_out * super().forward(z, t, y).float()
 
 
-# ---- Our own: a gate for the noise ----
+# ---- Our own: a gate for the noise; no last norm ----
 
 
 class Gated(jit.JiT):

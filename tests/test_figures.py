@@ -687,9 +687,8 @@ def test_handover(monkeypatch):
     flows = jit.Flow(pred="x", noise_scale=2.0), jit.Flow(pred="v", noise_scale=2.0)
     parts, y = list(zip(nets, flows)), torch.arange(3)
     drawn = [handover.draw_samples(*parts, at, y) for at in (0, 0.3, 1)]
-    chosen = SAMPLE | dict(sampling_steps=5)
     for (net, flow), (found, noise) in zip(parts[::-1], drawn[::2]):
-        assert torch.equal(found, run.draw_samples(net, flow, y, **chosen)[0])
+        assert torch.equal(found, run.draw_samples(net, flow, y, **SAMPLE)[0])
         assert torch.equal(noise, 2 * jit.image_noise(net.shape, 0, range(3)))
     assert not any(torch.equal(drawn[1][0], drawn[i][0]) for i in (0, 2))
     asked = handover.hand_over(lambda z, t: "first", lambda z, t: "second", 0.3)
