@@ -377,6 +377,15 @@ def noise_kept(kind, steps):
 LEFT = {kind: noise_kept(kind, SAMPLE["sampling_steps"]) for kind in COLOUR_OF}
 
 
+def kept_by_sphere(length):
+    """Noise left in a patch whose noise is this long, over √numbers, if ε_pred has length 1 always.
+
+    Where ε_pred = z the velocity is 0, so a length of 1 stays; what it is more or less grows as
+    all that is missed does; where it comes to 0 the image takes over.
+    """
+    return np.maximum(1 + LEFT["eps"] * (length - 1), 0) / length
+
+
 def bound(kind, ratio, t):
     """The v-loss at t that a network of this ratio has at least: the noise it cannot put out."""
     return max(0, 1 - ratio) * skip(kind, t) ** 2 * ((1 - t) / np.maximum(1 - t, T_CLIP)) ** 2
@@ -426,15 +435,15 @@ def plot_shut_out(ax, results):
 
 
 def plot_left_by_length(ax, results):
-    """Noise left in patches against the length of their noise; dashed: what a sphere misses."""
+    """Noise left in patches against the length of their noise; dashed: with ε on a sphere."""
     for cell in results.cells:
         for found in results.values(cell, "left_by_length"):
             style = "o-" if cell.at["variant"] == "JiT" else "s:"
             name = " ".join(label(part, cell.at[part]) for part in ("pred", "variant"))
             name = name.replace("\n", " ").replace("-prediction", ",")
             ax.plot(*zip(*found), style, color=COLOURS[cell.at["pred"]], label=name)
-    length = np.linspace(1, 1.1, 50)
-    ax.plot(length, LEFT["eps"] * (1 - 1 / length), "--", color=INK, label="the law, of ε")
+    length = np.linspace(0.9, 1.1, 201)
+    ax.plot(length, kept_by_sphere(length), "--", color=INK, label="the law, of ε on a sphere")
     ax.set(xlabel="length of a patch's noise / √numbers", ylabel="noise left in the patch")
     ax.set_xticks([0.9, 0.95, 1, 1.05, 1.1])
     ax.legend(fontsize=8.5)

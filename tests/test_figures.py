@@ -427,7 +427,7 @@ def test_points_of_the_ratio_are_its_numbers(made_up):
 
 def test_laws_of_what_does_not_get_in_and_of_what_is_forgotten(made_up):
     """Written down before training: noise left for bottlenecks of 4, 32 and 128 of 192 numbers; and
-    of a patch whose noise is a tenth longer than a sphere's radius."""
+    of patches whose noise is longer and shorter than a sphere's radius."""
     ax = draw.Figure().subplots()
     draw.plot_shut_out(ax, draw.Results("bottleneck", made_up))
     eps, v = (line.get_ydata() for line in ax.lines if line.get_linestyle() == "--")
@@ -436,7 +436,8 @@ def test_laws_of_what_does_not_get_in_and_of_what_is_forgotten(made_up):
     ax = draw.Figure().subplots()
     draw.plot_left_by_length(ax, draw.Results("length", made_up))
     length, law = next(line.get_data() for line in ax.lines if line.get_linestyle() == "--")
-    assert law[0] == 0 and length[-1] == 1.1 and law[-1] == pytest.approx(49.025 / 11)
+    assert law[0] == 0 and length[-1] == 1.1 and law[-1] == pytest.approx(5.9025 / 1.1)
+    assert law[length.searchsorted(1)] == pytest.approx(1, abs=1e-3)
     assert [0.1, 4.0] in [list(line.get_ydata()) for line in ax.lines]
 
 
@@ -481,6 +482,21 @@ def test_the_law_of_what_is_left(kind):
     law = dict(x=0, linear=1 / np.e, edm=0.5, v=1, eps=20 * np.e)[kind]
     clipped = 0.02 if kind in ("x", "linear", "edm") else 0
     assert draw.noise_kept(kind, 4000) == pytest.approx(law, rel=0.01, abs=clipped)
+
+
+def test_a_sphere_keeps_noise_as_the_law_of_length_says():
+    """jit.py's sampler, with a network that puts out of every patch its direction, at length 1."""
+    noise, flow = normal(100, 3, 8, 8), jit.Flow(pred="eps")
+
+    def velocity(z, t):
+        length = z.square().mean((1, 2, 3), keepdim=True).sqrt()
+        return jit.convert(z / length, z, torch.full((len(z),), float(t)), "eps", flow.t_clip)["v"]
+
+    left = run.follow(lambda y: velocity, noise, torch.zeros(100), "heun", 25, 100) / noise
+    length = noise.square().mean((1, 2, 3)).sqrt()
+    keeps = length > 0.99
+    law = torch.from_numpy(draw.kept_by_sphere(length.numpy())).float()
+    torch.testing.assert_close(left.mean((1, 2, 3))[keeps], law[keeps], rtol=1e-3, atol=1e-3)
 
 
 def test_points_of_leftover_are_its_numbers(made_up):
