@@ -224,12 +224,6 @@ def plot_rfd(ax, results):
     ax.set_ylim(bottom=0)
 
 
-def plot_paper(ax, results):
-    """With a gap where it is not known."""
-    plot_columns(ax, results, lambda cell: [cell.paper or np.nan], "the paper: FID-50K")
-    ax.set_ylim(0, 1.1 * ax.get_ylim()[1])
-
-
 def plot_distance(ax, results):
     """Distance of six images to the finest solution from the same noise, against evaluations."""
     finest = max(results.cells, key=evaluations)
@@ -496,7 +490,7 @@ def plot_loss_and_bound(ax, results):
 
 PLOTS = dict(
     ratio=(plot_noise_left, plot_v_loss), leftover=(plot_law, plot_loss_and_bound),
-    bottleneck=(plot_recognised, plot_shut_out), ladder=(plot_rfd, plot_paper),
+    bottleneck=(plot_recognised, plot_shut_out), ladder=(plot_recognised, plot_rfd),
     guidance=(plot_recognised, plot_rfd), solver=(plot_distance,),
     gate=(plot_gates, plot_loss_over_t), length=(plot_left_by_length, plot_loss_over_t),
     dimension=(plot_burden, plot_excess),
