@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import chi
 from studies import FINDINGS, FLOW, SAMPLE, STUDIES, TIMES, TRAIN, digest, settings
 from style import COLOURS, GREEN, GREY, INK, PINK, save, script_to_out, wrap
 
@@ -380,6 +381,17 @@ def kept_by_sphere(length):
     return np.maximum(1 + LEFT["eps"] * (length - 1), 0) / length
 
 
+def predicted_left(kind, ratio, numbers):
+    """Noise left in patches of so many numbers: in directions that a network of this ratio cannot
+    put out, and, for ε, in the others, of which its last norm forgets the length (`length`)."""
+    left = (1 - ratio) * LEFT[kind]
+    if kind == "eps":
+        inside = ratio * numbers
+        length = chi.ppf((np.arange(500) + 0.5) / 500, inside) / inside**0.5
+        left += ratio * (kept_by_sphere(length) * length**2).mean()
+    return left
+
+
 def bound(kind, ratio, t):
     """The v-loss at t that a network of this ratio has at least: the noise it cannot put out."""
     return max(0, 1 - ratio) * skip(kind, t) ** 2 * ((1 - t) / np.maximum(1 - t, T_CLIP)) ** 2
@@ -388,7 +400,7 @@ def bound(kind, ratio, t):
 def plot_ratio(ax, results, values, law, name):
     """values(cell) against the ratio; dashed law(pred, ratio), which is called `name`."""
     plot_lines(ax, results, "pred", lambda cell: cell.at["ratio"], values)
-    fine = np.geomspace(0.05, 0.999, 400)
+    fine = np.geomspace(0.05, 0.999, 100)
     for pred in ("eps", "v"):
         ax.plot(fine, [law(pred, ratio) for ratio in fine], "--", color=COLOURS[pred])
     ax.plot([], "--", color=GREY, label=name)
@@ -404,8 +416,9 @@ def plot_ratio(ax, results, values, law, name):
 
 
 def plot_noise_left(ax, results):
+    numbers = 3 * results.cells[0].net["patch"] ** 2
     plot_ratio(ax, results, lambda cell: results.values(cell, "noise_left"),
-               lambda pred, ratio: (1 - ratio) * LEFT[pred], "the law of what is left")  # fmt: skip
+               lambda pred, ratio: predicted_left(pred, ratio, numbers), "the law of what is left")
     ax.set(ylim=(0.01, None), ylabel="noise left in the samples")
 
 
@@ -464,7 +477,7 @@ def plot_law(ax, results):
     ax.plot([0.001, 100], [0.001, 100], color="0.8", zorder=0)
     for cell in results.cells:
         kind, values = cell.at["kind"], results.values(cell, "noise_left")
-        predicted = (1 - cell.at["ratio"]) * LEFT[kind]
+        predicted = predicted_left(kind, cell.at["ratio"], 3 * cell.net["patch"] ** 2)
         style = dict(color=COLOUR_OF[kind], markersize=9)
         name = label("kind", kind).partition("\n")[0]
         ax.plot([predicted] * len(values), values, "o", label=name, **style)
