@@ -376,7 +376,7 @@ def kept_by_sphere(length):
     """Noise left in a patch whose noise is this long, over √numbers, if ε_pred has length 1 always.
 
     Where ε_pred = z the velocity is 0, so a length of 1 stays; what it is more or less grows as
-    all that is missed does; where it comes to 0 the image takes over.
+    all that is missed does; where it comes to 0 the image takes over (figures/length.md).
     """
     return np.maximum(1 + LEFT["eps"] * (length - 1), 0) / length
 
@@ -444,11 +444,13 @@ def plot_shut_out(ax, results):
 def plot_left_by_length(ax, results):
     """Noise left in patches against the length of their noise; dashed: with ε on a sphere."""
     for cell in results.cells:
-        for found in results.values(cell, "left_by_length"):
-            style = "o-" if cell.at["variant"] == "JiT" else "s:"
+        for i, found in enumerate(results.values(cell, "left_by_length")):
+            line = "o-" if cell.at["variant"] == "JiT" else "s:"
+            size = 10 if cell.at["pred"] == "eps" else 6  # v's markers lie on those of ε
             name = " ".join(label(part, cell.at[part]) for part in ("pred", "variant"))
             name = name.replace("\n", " ").replace("-prediction", ",")
-            ax.plot(*zip(*found), style, color=COLOURS[cell.at["pred"]], label=name)
+            style = dict(color=COLOURS[cell.at["pred"]], markersize=size)
+            ax.plot(*zip(*found), line, label=None if i else name, **style)
     length = np.linspace(0.9, 1.1, 201)
     ax.plot(length, kept_by_sphere(length), "--", color=INK, label="the law, of ε on a sphere")
     ax.set(xlabel="length of a patch's noise / √numbers", ylabel="noise left in the patch")

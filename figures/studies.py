@@ -108,7 +108,7 @@ def digest(*parts):
 # ---- Width of the network / numbers of a patch ----
 
 # Below 1 the last layer, Linear(width, numbers), cannot put out noise; at 1, where the paper's
-# Table 2 (a) stands, it can put out every direction, but not every length (see `length`). Images of
+# Table 2 (a) stands, it can put out every direction; of noise it misses the length (see `length`). Images of
 # 32 px have 16 patches of 192 numbers, or 64 of 48.
 
 
@@ -282,7 +282,7 @@ def length():
     So for one t and class all that the network can put out for a patch lies on the surface of an
     ellipsoid. Noise of n numbers is √n ± 0.7 long; what a sphere misses is 1 / (2 n) of its
     variance, 0.0026 at n = 192: nothing for v, but what eps-prediction misses grows 49-fold. Seen
-    in networks of `tuned`: patches whose noise was longer than 13.7 burst. Expected: without the
+    in networks of `tuned`: patches whose noise was longer than 13.6 burst. Expected: without the
     norm no bursts, eps as at ratio 3/2 (noise left 0.15, recognised 40%); x and v as with it.
     """
     for variant, pred in product(("JiT", "NoLastNorm"), PREDS):
