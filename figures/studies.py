@@ -316,7 +316,7 @@ FINDINGS = {
                           "v-prediction under noise, ε-prediction not",
     "predictions_photos": "Photographs, patches of 192 numbers: colours and textures by x, the "
                           "same under noise by v, bursts by ε; of 48 numbers: by all three",
-    "bottleneck": "Let in 4 of a patch's 192 numbers: x-prediction is recognised as often; "
+    "bottleneck": "Let in 4 of a patch's 192 numbers: x-prediction is recognised no less; "
                   "of v the noise shut out stays, of ε 49 times as much",
     "shift": "No μ mends ε- or v-prediction; x-prediction from μ = 0 to −0.8 alike, "
              "at −1.2, trained mostly on noise, worse",
