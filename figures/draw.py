@@ -45,13 +45,18 @@ SCORES = ("recognised", "noise_left", "grain", "rfd")
 COLOUR_OF = COLOURS | dict(linear=GREEN, edm=PINK)  # of a prediction, or a kind of one
 
 
+def numbers_of(cell):
+    """How many numbers a patch of its images has."""
+    return cell.net["channels"] * cell.net["patch"] ** 2
+
+
 def label(coordinate, value, cell=None):
     """What a value of a coordinate is called."""
     words = LABELS.get(coordinate, "{}")
     if isinstance(words, dict):
         return words.get(value, str(value))
-    patch, channels = (cell.net["patch"], cell.net["channels"]) if cell else (0, 0)
-    return words.format(value, patch=patch, numbers=channels * patch**2).replace("-", "−")
+    patch, numbers = (cell.net["patch"], numbers_of(cell)) if cell else (0, 0)
+    return words.format(value, patch=patch, numbers=numbers).replace("-", "−")
 
 
 def distinct(cells, coordinate):
@@ -305,7 +310,7 @@ def plot_excess(ax, results):
     Of u ~ N(0, s^2) in k of n directions, z = t u + (1 - t) eps leaves v = u - eps a variance of
     s^2 / (t^2 s^2 + (1 - t)^2).
     """
-    t, numbers = np.array(TIMES), 3 * results.cells[0].net["patch"] ** 2
+    t, numbers = np.array(TIMES), numbers_of(results.cells[0])
 
     def excess(cell):
         s = cell.strength
@@ -324,7 +329,7 @@ def burden(cell):
     1 / (1 - t) times as much; in the others v-prediction still holds -z / (1 - t).
     """
     t, s = np.array(TIMES), cell.strength
-    share = cell.texture / (3 * cell.net["patch"] ** 2)
+    share = cell.texture / numbers_of(cell)
     both = (t * s) ** 2 + (1 - t) ** 2
     if cell.at["pred"] == "x":
         return mean_loss(share * (t * s**2 / both / np.maximum(1 - t, T_CLIP)) ** 2)
@@ -416,7 +421,7 @@ def plot_ratio(ax, results, values, law, name):
 
 
 def plot_noise_left(ax, results):
-    numbers = 3 * results.cells[0].net["patch"] ** 2
+    numbers = numbers_of(results.cells[0])
     plot_ratio(ax, results, lambda cell: results.values(cell, "noise_left"),
                lambda pred, ratio: predicted_left(pred, ratio, numbers), "the law of what is left")
     ax.set(ylim=(0.01, None), ylabel="noise left in the samples")
@@ -433,7 +438,7 @@ def plot_shut_out(ax, results):
     """Noise left against the bottleneck; dashed the law, of noise that does not get in."""
     plot_columns(ax, results, lambda cell: results.values(cell, "noise_left"),
                  "noise left; dashed: the law")  # fmt: skip
-    numbers, sizes = 3 * results.cells[0].net["patch"] ** 2, distinct(results.cells, "r")
+    numbers, sizes = numbers_of(results.cells[0]), distinct(results.cells, "r")
     passes = np.array([r or numbers for r in sizes])  # 0: there is no bottleneck
     for pred in ("eps", "v"):
         law = (1 - passes / numbers) * LEFT[pred]
@@ -444,12 +449,12 @@ def plot_shut_out(ax, results):
 def plot_left_by_length(ax, results):
     """Noise left in patches against the length of their noise; dashed: with ε on a sphere."""
     for cell in results.cells:
+        line = "o-" if cell.at["variant"] == "JiT" else "s:"
+        size = 10 if cell.at["pred"] == "eps" else 6  # v's markers lie on those of ε
+        style = dict(color=COLOURS[cell.at["pred"]], markersize=size)
+        name = " ".join(label(part, cell.at[part]) for part in ("pred", "variant"))
+        name = name.replace("\n", " ").replace("-prediction", ",")
         for i, found in enumerate(results.values(cell, "left_by_length")):
-            line = "o-" if cell.at["variant"] == "JiT" else "s:"
-            size = 10 if cell.at["pred"] == "eps" else 6  # v's markers lie on those of ε
-            name = " ".join(label(part, cell.at[part]) for part in ("pred", "variant"))
-            name = name.replace("\n", " ").replace("-prediction", ",")
-            style = dict(color=COLOURS[cell.at["pred"]], markersize=size)
             ax.plot(*zip(*found), line, label=None if i else name, **style)
     length = np.linspace(0.9, 1.1, 201)
     ax.plot(length, kept_by_sphere(length), "--", color=INK, label="the law, of ε on a sphere")
@@ -479,7 +484,7 @@ def plot_law(ax, results):
     ax.plot([0.001, 100], [0.001, 100], color="0.8", zorder=0)
     for cell in results.cells:
         kind, values = cell.at["kind"], results.values(cell, "noise_left")
-        predicted = predicted_left(kind, cell.at["ratio"], 3 * cell.net["patch"] ** 2)
+        predicted = predicted_left(kind, cell.at["ratio"], numbers_of(cell))
         style = dict(color=COLOUR_OF[kind], markersize=9)
         name = label("kind", kind).partition("\n")[0]
         ax.plot([predicted] * len(values), values, "o", label=name, **style)
@@ -567,7 +572,7 @@ def draw_sizes(results):
             ax.axhline(place - 0.5, color="white", linewidth=0.5)
         ax.set_axis_off()
         ax.set(xlim=(-0.5, 4 * max(sizes) - 0.5), anchor="W")
-        title = f"{label('size', size, cell)}: {3 * patch**2:,} numbers a patch"
+        title = f"{label('size', size, cell)}: {numbers_of(cell):,} numbers a patch"
         score = in_words("recognised", results.values(cell, "recognised"))
         ax.set_title(f"{title}, {score}; paper at {8 * size} px: FID {cell.paper}", loc="left")
     return figure

@@ -108,8 +108,8 @@ def digest(*parts):
 # ---- Width of the network / numbers of a patch ----
 
 # Below 1 the last layer, Linear(width, numbers), cannot put out noise; at 1, where the paper's
-# Table 2 (a) stands, it can put out every direction; of noise it misses the length (see `length`). Images of
-# 32 px have 16 patches of 192 numbers, or 64 of 48.
+# Table 2 (a) stands, it can put out every direction; of noise it misses the length (see `length`).
+# Images of 32 px have 16 patches of 192 numbers, or 64 of 48.
 
 
 def of_width(width):

@@ -177,7 +177,7 @@ def test_burden_is_what_least_squares_finds(strength):
             slope = (target * z).sum(0) / z.square().sum(0)
             slopes[pred].append(slope.square().mean())
     for pred, found in slopes.items():
-        cell = Cell(dict(pred=pred), dict(patch=8), texture=96, strength=strength)
+        cell = Cell(dict(pred=pred), dict(patch=8, channels=3), texture=96, strength=strength)
         assert draw.mean_loss(np.array(found)) == pytest.approx(draw.burden(cell), rel=0.03)
 
 
@@ -500,8 +500,8 @@ def test_a_sphere_keeps_noise_as_the_law_of_length_says():
 
 
 def test_the_two_laws_together():
-    """Of eps: what a narrow network cannot put out, and the lengths of the rest, as the slope of what
-    they leave on drawn noise. Of x and v the first alone."""
+    """Of eps: what a narrow network cannot put out, and the lengths of the rest, as the slope of
+    what they leave on drawn noise. Of x and v the first alone."""
     assert draw.predicted_left("v", 0.25, 192) == pytest.approx(0.75)
     assert draw.predicted_left("x", 0.25, 192) == pytest.approx(0.0066, abs=1e-4)
     length = normal(50000, 192).square().mean(1).sqrt()
