@@ -107,6 +107,23 @@ class NoLastNorm(jit.JiT):
         self.final_layer.norm_final = nn.Identity()
 
 
+class LengthLayer(jit.FinalLayer):
+    """What the last norm has taken from a token, its root mean square, as a factor of its patch."""
+
+    def forward(self, x, c):
+        length = x.float().square().mean(dim=-1, keepdim=True).sqrt()  # (B, N, 1)
+        return length * super().forward(x, c)
+
+
+class LearnedLength(jit.JiT):
+    """The last norm stays; each token carries one number around it: the length of its patch."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.final_layer = LengthLayer(self.arguments["width"], self.patch**2 * self.shape[0])
+        self.initialize()  # again, with the new part
+
+
 # ---- Table 4, first row: LayerNorm and GELU ----
 
 
