@@ -21,40 +21,31 @@ Shapes    B batch, C channels, H W height and width, p side of a patch, N = (H/p
     python jit.py eval runs/shapes-Ti-16-x      FID and Inception Score
 
 Contents  The method: 1 flow (Table 1), 2 training step (Algorithm 1), 3 sampling (Algorithm 2),
-          4 network (Figure 3). Engineering: 5 shapes, 6 data, 7 FID, 8 runs, 9 command line.
-
-Differences from the paper and its official code, github.com/LTH14/JiT:
- 1. All nine prediction/loss pairs; the official code has x-prediction under the v-loss only.
- 2. On CUDA attention is in bf16 and tokens between blocks in fp32; there attention is in fp32, and
-    tokens in bf16 until the in-context ones join.
- 3. Guidance is one batch with and without class; where its weight is 1, with class alone.
- 4. The memory of the averaged weights (EMA) grows with the run, so that short runs can use them.
- 5. Noise is seeded per step, or per sampled image: runs resume, a sample ignores its batch.
- 6. The noise has a standard deviation of 1 below 256 px, where the paper's rule says size / 256.
- 7. The default learning rate grows with the root of the batch, there with the batch itself.
+          4 network (Figure 3). Engineering: what differs from the paper, 5 shapes, 6 data, 7 FID,
+          8 runs, 9 command line.
 """
 
-import argparse
-import contextlib
-import copy
 import dataclasses
-import functools
-import hashlib
-import inspect
-import json
 import math
-import os
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+# From here on engineering needs them, not the method.
+import argparse
+import copy
+import functools
+import inspect
+import itertools
+import json
 import re
 import sys
 import time
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
@@ -103,11 +94,10 @@ def convert(output, z, t, pred, clip=T_CLIP):
 
 
 def flow_loss(output, x, eps, t, pred, loss, clip=T_CLIP):
-    """Mean squared error in the space `loss`, a number per sample (B,): all nine pairs of Table 1.
-
-    The target, which a perfect network would put out, goes through the same conversion with the
-    same clip as the prediction: a perfect network has loss 0 at every t.
-    """
+    """Mean squared error in the space `loss`, one per image (B,): all nine pairs of Table 1."""
+    # JiT's own pair, x-prediction with the v-loss, comes to ((output - x) / max(1 - t, clip))^2.
+    # The target is what a perfect network would put out, through the same conversion and clip:
+    # against the plain x - eps even a perfect network would have a loss where 1 - t is clipped.
     z = interpolate(x, eps, t)
     perfect = {"x": x, "eps": eps, "v": x - eps}[pred]
     error = convert(output, z, t, pred, clip)[loss] - convert(perfect, z, t, pred, clip)[loss]
@@ -163,105 +153,86 @@ def training_loss(net, x, y, flow):
     return flow_loss(output.float(), x, eps, t, flow.pred, flow.loss, flow.t_clip), t
 
 
-@torch.no_grad()
-def update_average(average, parameters, decay, window, step):
-    """average <- d average + (1 - d) parameters, d = decay, in place, for lists of tensors.
+# The weights still jump about from step to step; samples come from their average (EMA). Two are
+# kept: ema1 with decay .9999 and ema2 with .9996, as officially. But .9999 remembers 10,000 steps,
+# at first mostly the random start; so a short run's remember the last 9th and 36th part of it.
+AVERAGES = {"ema1": (0.9999, 9), "ema2": (0.9996, 36)}  # decay, parts
 
-    The weights still jump about from step to step; samples come from their average (EMA). The
-    paper's d = 0.9999 remembers 10,000 steps, which at first is mostly the random start. So up to
-    step 90,000 d is 1 - window / (window + step), which remembers the last 1 / window of the run.
+
+@torch.no_grad()
+def update_average(average, parameters, decay, parts, step):
+    """average <- d average + (1 - d) parameters, in place, for lists of tensors, after a step.
+
+    With d = 1 - parts / (parts + step) it remembers the last of so many parts of the run.
     """
-    decay = min(decay, 1 - window / (window + step))
-    torch._foreach_lerp_(average, parameters, 1 - decay)
+    d = min(decay, 1 - parts / (parts + step))  # ema1: the decay from step 90,000 on
+    torch._foreach_lerp_(average, parameters, 1 - d)
 
 
 # ---- 3. Sampling (paper Algorithm 2) ----
 
 
-@torch.no_grad()
-def integrate(velocity, z, steps=50, solver="heun"):
-    """Follow dz/dt = v(z, t) from noise to data; yields (t, z, x_pred) before steps and at the end.
-
-    velocity: a function (z, t: float) -> v of z's shape; its network is in eval mode. x_pred = z +
-    (1 - t) v is where the tangent at z arrives at t = 1. "euler" follows the tangent for a step,
-    "heun" the mean of the slopes at both ends. The last step is Euler's: at t = 1 z is the
-    image, and v = (x - z) / (1 - t) is 0 / 0. Raises ValueError for another solver.
-    """
-    if solver not in ("euler", "heun"):
-        raise ValueError(f"solver {solver!r} is neither euler nor heun")
-    for i in range(steps):
-        t, t_next = i / steps, (i + 1) / steps
-        v = velocity(z, t)
-        yield t, z, z + (1 - t) * v
-        if solver == "heun" and i < steps - 1:
-            v = (v + velocity(z + (t_next - t) * v, t_next)) / 2
-        z = z + (t_next - t) * v
-    yield 1.0, z, z
+def predict_velocity(net, z, t, y, flow):
+    """The network's output for z (B, C, H, W) at time t (a float) and classes y (B,), read as v."""
+    t = torch.full((len(z),), t, device=z.device)
+    with matrix_products_in_bf16(z.device):
+        output = net(z, t, y)
+    return convert(output.float(), z, t, flow.pred, flow.t_clip)["v"]
 
 
 def guided_velocity(net, y, flow, cfg=2.0, interval=(0.1, 1.0)):
     """The velocity (z, t) -> v for classes y (B,), with classifier-free guidance of weight cfg.
 
     v_none + cfg (v_class - v_none) exaggerates what the class adds: clearer images, less variety
-    (Ho & Salimans 2022). Only for t in the interval (Kynkaanniemi et al. 2024): at t near 0, where
-    z is nearly all noise, it would make the images of a class alike.
+    (Ho & Salimans 2022). Only for t inside the interval (Kynkaanniemi et al. 2024): at t near 0,
+    where z is nearly all noise, it would make the images of a class alike.
     """
     low, high = interval
 
-    def predict(z, t, y):
-        t = torch.full((len(z),), t, device=z.device)
-        with matrix_products_in_bf16(z.device):
-            output = net(z, t, y)
-        return convert(output.float(), z, t, flow.pred, flow.t_clip)["v"]
-
     def velocity(z, t):
-        inside = (low < t or low == 0) and t < high  # from 0: t = 0 too; as in the official code
-        if not inside or cfg == 1:
-            return predict(z, t, y)
+        inside = (low < t or low == 0) and t < high  # as officially: .1 is outside, but 0 inside
+        if cfg == 1 or not (inside or cfg == 0):  # cfg 0, without class, holds at every t
+            return predict_velocity(net, z, t, y, flow)
         both = torch.cat([y, torch.full_like(y, NO_CLASS)])
-        v_class, v_none = predict(torch.cat([z, z]), t, both).chunk(2)
+        v_class, v_none = predict_velocity(net, torch.cat([z, z]), t, both, flow).chunk(2)
         return v_none + cfg * (v_class - v_none)
 
     return velocity
 
 
-def mix_seed(*parts):
-    """One seed from several integers, such that neighbouring ones have nothing in common."""
-    sequence = np.random.SeedSequence([len(parts), *parts])  # else (1, 2) would equal (1, 2, 0)
-    return int(sequence.generate_state(1)[0])
+@torch.no_grad()
+def integrate(velocity, z, steps=50, solver="heun", watch=None):
+    """Follow dz/dt = v(z, t) from noise z at t = 0; returns the image, z at t = 1.
 
-
-def image_noise(shape, seed, indices):
-    """Normal noise (B, *shape): that of image i depends on seed and i alone, not on its batch."""
-    generators = [torch.Generator().manual_seed(mix_seed(seed, i)) for i in indices]
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-
-
-def to_uint8(x):
-    """[-1, 1] to 0 ... 255, rounded, as in the official code; images are clipped here only."""
-    return ((x.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
-
-
-def sample_images(net, y, flow, shape, seed=0, batch_size=50, cfg=2.0, interval=(0.1, 1.0),
-                  sampling_steps=50, solver="heun"):  # fmt: skip
-    """Draw an image of each class in y (n,), in batches: uint8 (B, *shape), one after the other.
-
-    net: in eval mode; shape: (C, H, W), as net.shape. The paper's 50 Heun steps are 99 evaluations.
+    velocity: a function (z, t: float) -> v of z's shape. "euler" goes along v for a step, "heun"
+    along the mean of v at both ends. The last step is Euler's: at t = 1 z is the image, and
+    v = (x - z) / (1 - t) is 0 / 0. watch(t, z, x_pred), if given, sees the way, before each step
+    and at the end; x_pred = z + (1 - t) v is where v leads. Raises ValueError for another solver.
     """
-    for first in range(0, len(y), batch_size):
-        labels = y[first : first + batch_size]
-        noise = image_noise(shape, seed, range(first, first + len(labels))).to(y.device)
-        velocity = guided_velocity(net, labels, flow, cfg, interval)
-        for _, z, _ in integrate(velocity, flow.noise_scale * noise, sampling_steps, solver):
-            pass  # only the last z is kept
-        yield to_uint8(z)
+    if solver not in ("euler", "heun"):
+        raise ValueError(f"solver {solver!r} is neither euler nor heun")
+    for i in range(steps):
+        t, t_next = i / steps, (i + 1) / steps
+        v = velocity(z, t)
+        if watch:
+            watch(t, z, z + (1 - t) * v)
+        if solver == "heun" and i < steps - 1:
+            v = (v + velocity(z + (t_next - t) * v, t_next)) / 2
+        z = z + (t_next - t) * v
+    if watch:
+        watch(1.0, z, z)
+    return z
 
 
 # ---- 4. The network: a Vision Transformer (paper Figure 3), named as in released checkpoints ----
 
 
 class PatchEmbed(nn.Module):
-    """Patches to tokens through r numbers: enough for images (Figure 4). r = 0: directly."""
+    """Patches to tokens, through a bottleneck of r numbers (Figure 4). r = 0: directly.
+
+    Images pass through few numbers: x loses nothing (in the paper it gains). Noise does not, and
+    what does not get in cannot come out: behind a bottleneck eps and v are out of reach.
+    """
     def __init__(self, patch, channels, bottleneck, width):
         super().__init__()
         if bottleneck:
@@ -282,6 +253,10 @@ def unpatchify(patches, p):
     side, C = math.isqrt(N), patch_size // p**2
     x = patches.reshape(B, side, side, p, p, C).permute(0, 5, 1, 3, 2, 4)
     return x.reshape(B, C, side * p, side * p)  # from (B, C, side, p, side, p)
+
+
+# Attention does not see where its tokens stand. They are told twice: sines and cosines, added once,
+# say where a token is; RoPE, which turns queries and keys, how far two are apart, in every block.
 
 
 def grid_angles(side, n):
@@ -330,7 +305,7 @@ class Attention(nn.Module):
     def forward(self, x, rope):
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, h, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, h, N, d) each: tokens attend, not heads
-        q, k = self.q_norm(q.float()), self.k_norm(k.float())
+        q, k = self.q_norm(q.float()), self.k_norm(k.float())  # fp32: a norm is a sum of squares
         q, k = rotate(q, *rope), rotate(k, *rope)
         x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)  # (B, h, N, d)
         x = x.transpose(1, 2).flatten(2)  # (B, N, D)
@@ -369,7 +344,12 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Tokens (B, N, D) to patches (B, N, p*p*C)."""
+    """Tokens (B, N, D) to patches (B, N, p*p*C). Here x-prediction parts from eps and v:
+
+    A linear layer from D numbers reaches an affine space of D dimensions, and noise is alike in all
+    directions: a network narrower than a patch misses the share 1 - D / (p*p*C) of it, at least.
+    And the norm keeps a token's direction, but not its length; of noise the length matters, too.
+    """
     def __init__(self, width, patch_size):
         super().__init__()
         self.norm_final = nn.RMSNorm(width, eps=1e-6)
@@ -382,7 +362,7 @@ class FinalLayer(nn.Module):
 
 
 def time_features(t):
-    """t (B,) in [0, 1], not scaled up, as 128 cosines and 128 sines (B, 256)."""
+    """t (B,) in [0, 1], as officially not times 1,000, as 128 cosines and 128 sines (B, 256)."""
     angle = t[:, None] * 10000.0 ** -(torch.arange(128, device=t.device).float() / 128)
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
@@ -402,12 +382,12 @@ class JiT(nn.Module):
         fits = size % patch == 0 and width % (4 * heads) == 0  # 4: pairs that turn, on two axes
         if not fits or (context_tokens and context_start >= depth):
             raise ValueError(f"size {size} must be a multiple of patch {patch}, width {width} of "
-                             f"4 times heads {heads}, context_start {context_start} below depth "
-                             f"{depth}")
+                             f"4 x heads {heads}, context_start {context_start} < depth {depth}")
         side = size // patch
         self.shape = (channels, size, size)
         self.patch, self.classes = patch, classes
         self.context_tokens, self.context_start = context_tokens, context_start
+        # In the order of forward. The two ModuleDicts are there for the official names alone.
         time_mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
         self.t_embedder = nn.ModuleDict({"mlp": time_mlp})
         self.y_embedder = nn.ModuleDict({"embedding_table": nn.Embedding(classes + 1, width)})
@@ -459,49 +439,25 @@ class JiT(nn.Module):
 
 # ---- That was the method. Engineering from here. ----
 
+# What differs from the paper and its official code, github.com/LTH14/JiT:
+# 1. All nine prediction/loss pairs; the official code has x-prediction under the v-loss only.
+# 2. On CUDA attention is in bf16 and tokens between blocks in fp32; there attention is in fp32, and
+#    tokens in bf16 until the in-context ones join.
+# 3. Guidance is one batch with and without class; where its weight is 1, with class alone.
+# 4. The memory of the averaged weights (EMA) grows with the run, so that short runs can use them.
+# 5. Noise is seeded per step, or per sampled image: runs resume, a sample ignores its batch.
+# 6. The noise has a standard deviation of 1 below 256 px, where the paper's rule says size / 256.
+# 7. The default learning rate grows with the root of the batch, there with the batch itself.
+
 
 class Stop(Exception):
-    """Ends the program with a sentence. code: 2 for what a user can mend, 1 for a run that failed,
-    130 after Ctrl-C."""
-
-    def __init__(self, sentence, code=2):
-        super().__init__(sentence)
-        self.code = code
+    """Ends the program with a sentence instead of a traceback: what a user can mend."""
 
 
 def check(condition, sentence):
-    """Stop with exit code 2 unless the condition holds."""
+    """Stop unless the condition holds."""
     if not condition:
         raise Stop(sentence)
-
-
-def explain(error):
-    """(a sentence, the exit code) for what a user can mend; None for a bug: its traceback helps."""
-    if isinstance(error, Stop):
-        return str(error), error.code
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped.", 130
-    if isinstance(error, OSError):
-        return str(error).partition("\n")[0], 2
-    words = ("out of memory", "can't allocate memory")  # of torch, on GPUs and CPUs
-    if isinstance(error, MemoryError) or any(word in str(error) for word in words):
-        return "out of memory: try a smaller --batch-size, or train with --accum.", 1
-    return None
-
-
-def processes():
-    """(rank of this process, number of processes, of those on this machine), from torchrun."""
-    world = os.environ.get("WORLD_SIZE") or "1"
-    if world == "1":
-        return 0, 1, 1
-    check("MASTER_ADDR" in os.environ, f"WORLD_SIZE is {world}: start with torchrun, or unset it.")
-    return int(os.environ["RANK"]), int(world), int(os.environ.get("LOCAL_WORLD_SIZE") or world)
-
-
-def say(text):
-    """What is being done, on stderr, above a bar; of several processes the first one speaks."""
-    if processes()[0] == 0:
-        tqdm.write(text, file=sys.stderr)
 
 
 # ---- 5. Built-in data: ten shapes, drawn as they are needed ----
@@ -515,15 +471,12 @@ FACTORS = {  # all that varies within a class: a manifold of seven dimensions (d
 }  # fmt: skip
 
 
-@functools.cache
-def constant(values, device):
-    """A tensor of numbers, copied to a device once: each copy would make a GPU wait."""
-    return torch.tensor(values, device=device)
+constant = functools.cache(torch.tensor)  # copied to a GPU once: each copy would make it wait
 
 
 def random_factors(n, device=None):
     """Draw factors (n, 7), each uniform in its range."""
-    low, high = constant(tuple(FACTORS.values()), device).unbind(1)
+    low, high = constant(tuple(FACTORS.values()), device=device).unbind(1)
     return low + (high - low) * torch.rand(n, len(FACTORS), device=device)
 
 
@@ -583,7 +536,7 @@ def render_shapes(labels, factors, size):
 
     def rainbow(hue, saturation):  # RGB (B, 3, 1, 1), about equally light: so green swings less
         phase = torch.stack([hue, hue - 1 / 3, hue + 1 / 3], 1)
-        swings = constant(((0.58, 0.48, 0.55), (0.42, 0.32, 0.42)), hue.device)
+        swings = constant(((0.58, 0.48, 0.55), (0.42, 0.32, 0.42)), device=hue.device)
         centre, swing = swings.view(2, 3, 1, 1)
         return centre + saturation * swing * (math.tau * phase).cos()
 
@@ -604,25 +557,22 @@ class Shapes:
     size: int
     name = "shapes"
     names = SHAPES
-    labels = ()  # there is no end of them
-    fingerprint = ""
+    counts = [1] * len(SHAPES)  # of images in each class: equally many
+    summary = "ten built-in shapes"
 
 
 # ---- 6. Data from a folder ----
 
-SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-MEMORY_LIMIT = 2 * 2**30  # bytes; a folder with more pixels is read again in each epoch
+SPLIT = re.compile("(train|val|test|dev)(ing|id|idation)?[-_]?([ab]|[0-9]+)?")  # val, train2017
+MEMORY_LIMIT = 2 * 2**30  # bytes; more images are read again in each epoch
+DECODERS = ThreadPoolExecutor()  # PIL lets other threads run while it decodes
+CHECKPOINT = "checkpoint-last.pth"  # the official code's name
 
 
 def crop(image, size, channels):
-    """PIL image to uint8 (C, size, size), upright, on white, by ADM's centre crop, as officially.
-
-    Raises ValueError for more than 8 bits, whose range is not known, and for very long images.
-    """
+    """PIL image to uint8 (C, size, size), upright, on white, by ADM's centre crop as officially."""
     if image.mode[0] in "IF":
-        raise ValueError("its pixels have more than 8 bits: convert it")
-    if max(image.size) > 100 * min(image.size):
-        raise ValueError(f"{image.width} x {image.height} pixels have no centre to speak of")
+        raise ValueError("its pixels have more than 8 bits, and which is white is not known")
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -637,14 +587,6 @@ def crop(image, size, channels):
     return torch.from_numpy(pixels.reshape(size, size, channels)).permute(2, 0, 1).contiguous()
 
 
-@functools.cache
-def decoders():
-    """Threads that read images, one for each core: PIL lets the others run while it decodes."""
-    has_affinity = hasattr(os, "sched_getaffinity")  # the cores of this job, not of the machine
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return ThreadPoolExecutor(max(1, cores // processes()[2]))
-
-
 @dataclasses.dataclass
 class Images:
     """Images of shape (C, S, S) in files, kept in memory once they are read, if all fit."""
@@ -654,78 +596,73 @@ class Images:
     paths: list
     shape: tuple
     name: str = ""  # of the folder
-    fingerprint: str = ""  # changes with the names and sizes of the files
-    kept: dict = dataclasses.field(default_factory=dict)  # what was read, by its index
+    counts: list = ()  # of images in each class
+    summary: str = ""
+    kept: dict = dataclasses.field(default_factory=dict)  # pixels, by index
 
     def read(self, index):
-        """A file's uint8 pixels (1, C, S, S); (0, C, S, S), and a line why, if it is broken."""
-        try:
-            with Image.open(self.paths[index]) as image:
-                return crop(image, self.shape[1], self.shape[0])[None]
-        except Exception as error:  # broken files raise nearly anything
-            tqdm.write(f"left out {self.paths[index]}: {error}", file=sys.stderr)
-            return torch.empty(0, *self.shape, dtype=torch.uint8)
+        """uint8 pixels (C, S, S). A broken file is named, and the next takes its place for good."""
+        for i in [place % len(self.paths) for place in range(index, index + 10)]:
+            try:
+                with Image.open(self.paths[i]) as image:
+                    pixels = crop(image, self.shape[1], self.shape[0])
+                self.paths[index], self.labels[index] = self.paths[i], self.labels[i]
+                return pixels
+            except Exception as error:  # broken files raise nearly anything
+                tqdm.write(f"left out {self.paths[i]}: {error}", sys.stderr)
+        raise Stop(f"ten files in a row cannot be read as images, the last is {self.paths[i]}.")
 
     def batch(self, indices):
-        """uint8 pixels (B, C, S, S) and classes (B,) of those of the images that can be read."""
+        """uint8 pixels (B, C, S, S) and classes (B,)."""
         new = [i for i in indices if i not in self.kept]
-        self.kept.update(zip(new, decoders().map(self.read, new)))
-        pixels = torch.cat([self.kept[i] for i in indices])
-        labels = self.labels[[i for i in indices if len(self.kept[i])]]
-        if len(self.paths) * math.prod(self.shape) > MEMORY_LIMIT // processes()[2]:
+        self.kept.update(zip(new, DECODERS.map(self.read, new)))
+        pixels = torch.stack([self.kept[i] for i in indices])
+        if len(self.paths) * math.prod(self.shape) > MEMORY_LIMIT:
             self.kept.clear()
-        return pixels, labels
+        return pixels, self.labels[indices]
 
 
-def fingerprint(root, paths):
-    """A hash of names and sizes of files: moves with the folder, changes with its content."""
-    sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
-    lines = [f"{path.relative_to(root).as_posix()} {size}\n" for path, size in zip(paths, sizes)]
-    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()[:16]
+def first_few(things):
+    """Twenty of them at most, as text."""
+    words = sorted(map(str, things))
+    return ", ".join(words[:20]) + (", ..." if len(words) > 20 else "") or "none"
 
 
-def find_images(name, shape):
-    """The Images of FOLDER/CLASS/**, or of FOLDER itself without classes: sorted, not yet read.
-
-    Hidden files do not count. Links are followed at the top only: one below could lead to a folder
-    that holds it.
-    """
-    root = Path(name)
-    check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
-    top = list(root.glob("[!.]*"))
-    below = [path for folder in top if folder.is_dir() for path in folder.rglob("[!.]*")]
-    visible = [path for path in top + below if "/." not in path.relative_to(root).as_posix()]
-    files = sorted(path for path in visible if not path.is_dir())
-    Image.init()  # PIL then knows all types of files that it can open
-    known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
-    paths = [path for path in files if path.suffix.lower() in known]
-    nested = [path for path in paths if path.parent != root]
-    folders = [path.relative_to(root).parts[0] for path in nested]
-    empty = {path.name for path in top if path.is_dir()} - set(folders)
-    classes = [unicodedata.normalize("NFC", name) for name in folders]  # "é" is one letter or two
-    names, labels = np.unique(classes, return_inverse=True)
-    names, paths = names.tolist(), nested or paths
-    some_names = ", ".join(names[:10])
-    say(f"{root}: {len(paths)} images, {len(names)} classes: {some_names or 'none'}; left out: "
-        f"{len(files) - len(paths)} other files, empty folders: {sorted(empty)[:10] or 'none'}")
-    check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or *.jpg without classes.")
-    is_split = names and SPLITS.issuperset(name.lower() for name in names)
-    check(not is_split, f"{root} is split into {some_names}: give one.")
-    labels = torch.from_numpy(labels) if nested else torch.full((len(paths),), NO_CLASS)
-    return Images(names, labels, paths, shape, name, fingerprint(root, paths))
+def visible_files(root):
+    """All files and folders below a folder that are not hidden, sorted: {path: its parts}."""
+    top = list(root.glob("[!.]*"))  # links are followed here only: below, one may lead back up
+    paths = sorted(path for folder in top for path in (folder, *folder.rglob("[!.]*")))
+    parts = {path: path.relative_to(root).parts for path in paths}
+    return {path: below for path, below in parts.items() if not any(p[0] == "." for p in below)}
 
 
 def open_data(name, shape):
-    """The data of --data: Shapes, or the Images of a folder, of each class one that is whole."""
+    """The data of --data: Shapes, or Images of FOLDER/CLASS/**, or of FOLDER/* without classes."""
     if name == "shapes":
         return Shapes(shape[1])
-    images = find_images(name, shape)
-    for label in images.labels.unique().tolist():  # else it would not be learnt, yet sampled
-        indices = (images.labels == label).nonzero().flatten().tolist()
-        folder = images.paths[indices[0]].parent
-        check(any(len(images.batch([i])[1]) for i in indices),
-              f"no image in {folder} can be read: mend it or delete it.")
-    return images
+    root = Path(name).resolve()
+    check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
+    types = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = visible_files(root)
+    paths = [path for path in files if path.suffix.lower() in types]
+    check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or *.jpg without classes.")
+
+    # What would be learnt without a word, and was not meant.
+    runs = [path.parent for path in files if path.name == CHECKPOINT]
+    check(not runs, f"{root} holds a run, {first_few(runs)}, whose pictures are no data: move it.")
+    names, labels, counts = np.unique([files[path][0] if files[path][1:] else "" for path in paths],
+                                      return_inverse=True, return_counts=True)  # "": at the top
+    check(names[0] or len(names) == 1, f"{root} holds images and folders of images: move either.")
+    splits = {part for path in paths for part in files[path][:-1] if SPLIT.fullmatch(part.lower())}
+    kinds = {SPLIT.fullmatch(part.lower())[1] for part in splits}
+    check(len(kinds) < 2 and not splits.issuperset(names),
+          f"{root} is split into {first_few(splits)}: give a folder with one of them.")
+
+    others = {path.suffix or path.name for path in files.keys() - paths if not path.is_dir()}
+    names = [name for name in names.tolist() if name]
+    labels = torch.tensor(labels) if names else torch.full((len(paths),), NO_CLASS)
+    summary = f"{root}: {len(paths)} images, {len(names)} classes, left out: {first_few(others)}"
+    return Images(names, labels, paths, shape, str(root), counts.tolist(), summary)
 
 
 @functools.lru_cache(maxsize=2)  # a batch can span two epochs
@@ -735,35 +672,24 @@ def shuffled(n, seed, epoch):
 
 
 def data_batches(data, places, seed, device, flip=False):
-    """For each part of a batch x (B, C, S, S) in [-1, 1] and classes (B,).
-
-    places: ranges of places in the endless row of shuffled epochs; of shapes only their lengths.
-    """
+    """Batches x (B, C, S, S) in [-1, 1], y (B,), one for each of some ranges in the endless row of
+    shuffled epochs. Shapes are drawn anew: of their ranges only the lengths count."""
     for part in places:
         if isinstance(data, Shapes):
             y = torch.randint(len(SHAPES), (len(part),), device=device)
             yield render_shapes(y, random_factors(len(y), device), data.size), y
             continue
-        n = len(data.labels)
+        n = len(data.paths)
         pixels, y = data.batch([shuffled(n, seed, i // n)[i % n] for i in part])
-        if not len(y):  # all of them are broken: others take their place
-            pixels, y = data.batch(torch.randint(n, (20,)).tolist())
-            pixels, y = pixels[: len(part)], y[: len(part)]
-            check(len(y), f"hardly any of the {n} files can be read as an image.")
-        on_cuda = device.type == "cuda"
-        if on_cuda:  # from pinned memory a copy does not make the GPU wait
+        if device.type == "cuda":  # from pinned memory a copy does not make the GPU wait
             pixels, y = pixels.pin_memory(), y.pin_memory()
-        x = pixels.to(device, non_blocking=on_cuda).float() / 127.5 - 1
+        x = pixels.to(device, non_blocking=pixels.is_pinned()).float() / 127.5 - 1
         if flip:
             x = torch.where(torch.rand(len(x), 1, 1, 1, device=device) < 0.5, x.flip(-1), x)
-        yield x, y.to(device, non_blocking=on_cuda)
+        yield x, y.to(device, non_blocking=y.is_pinned())
 
 
 # ---- 7. FID and Inception Score, as torch-fidelity computes them ----
-
-INCEPTION_URL = ("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-                 "weights-inception-2015-12-05-6726825d.pth")  # fmt: skip
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 def resize_tf1(x, dim):
@@ -781,25 +707,22 @@ class Inception:
     def __init__(self, layers):
         self.layers = layers
 
-    def chain(self, x, prefix, *names, stride=1, padding="same"):
+    def chain(self, x, prefix, names, stride=1, padding="same"):
         """Convolutions with a ReLU, one after the other; stride and padding are the last one's."""
-        for name in names[:-1]:
+        *names, last = names.split()
+        for name in names:
             x = F.relu_(F.conv2d(x, *self.layers[prefix + name], padding="same"))
-        return F.relu_(F.conv2d(x, *self.layers[prefix + names[-1]], stride, padding))
+        return F.relu_(F.conv2d(x, *self.layers[prefix + last], stride, padding))
 
-    average_pool = functools.partial(F.avg_pool2d, count_include_pad=False)
-
-    def block(self, name, x, *chains, pool=average_pool):
-        """Chains side by side, each given by its names, and one convolution after a pool."""
-        branches = [self.chain(x, f"Mixed_{name}.branch", *names) for names in chains]
-        x = pool(x, 3, stride=1, padding=1)
-        return torch.cat([*branches, self.chain(x, f"Mixed_{name}.branch", "_pool")], 1)
-
-    def block_to_half(self, name, x, *chains):
-        """Chains that end with stride 2 and without padding, and a pool that does."""
+    def block(self, name, x, *chains, pool=None):
+        """Chains side by side, and a pool with one convolution. Without one: all halve the side."""
         prefix = f"Mixed_{name}.branch"
-        branches = [self.chain(x, prefix, *names, stride=2, padding=0) for names in chains]
-        return torch.cat([*branches, F.max_pool2d(x, 3, stride=2)], 1)
+        if pool is None:
+            branches = [self.chain(x, prefix, names, stride=2, padding=0) for names in chains]
+            return torch.cat([*branches, F.max_pool2d(x, 3, stride=2)], 1)
+        branches = [self.chain(x, prefix, names) for names in chains]
+        x = pool(x, 3, stride=1, padding=1)
+        return torch.cat([*branches, self.chain(x, prefix, "_pool")], 1)
 
     @torch.no_grad()
     def __call__(self, images):
@@ -811,45 +734,53 @@ class Inception:
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.chain(x, "Conv2d_", "1a_3x3", stride=2, padding=0)
         x = self.chain(self.chain(x, "Conv2d_", "2a_3x3", padding=0), "Conv2d_", "2b_3x3")
-        x = self.chain(F.max_pool2d(x, 3, stride=2), "Conv2d_", "3b_1x1", "4a_3x3", padding=0)
+        x = self.chain(F.max_pool2d(x, 3, stride=2), "Conv2d_", "3b_1x1 4a_3x3", padding=0)
         x = F.max_pool2d(x, 3, stride=2)  # (B, 192, 35, 35)
-        thrice = ["3x3dbl_1", "3x3dbl_2", "3x3dbl_3"]
+        average_pool = functools.partial(F.avg_pool2d, count_include_pad=False)
+        thrice = "3x3dbl_1 3x3dbl_2 3x3dbl_3"
         for name in ("5b", "5c", "5d"):
-            x = self.block(name, x, ["1x1"], ["5x5_1", "5x5_2"], thrice)
-        x = self.block_to_half("6a", x, ["3x3"], thrice)
-        twice = [f"7x7dbl_{i}" for i in range(1, 6)]
-        for name in ("6b", "6c", "6d", "6e"):  # (B, 768, 17, 17)
-            x = self.block(name, x, ["1x1"], ["7x7_1", "7x7_2", "7x7_3"], twice)
-        seven = [f"7x7x3_{i}" for i in range(1, 5)]
-        x = self.block_to_half("7a", x, ["3x3_1", "3x3_2"], seven)  # (B, 1280, 8, 8)
-        three, twice = ["3x3_1"], ["3x3dbl_1", "3x3dbl_2"]  # both end in a fork, 1 x 3 and 3 x 1
-        forks = [[*three, "3x3_2a"], [*three, "3x3_2b"]]
-        forks += [[*twice, "3x3dbl_3a"], [*twice, "3x3dbl_3b"]]
-        x = self.block("7b", x, ["1x1"], *forks)
-        x = self.block("7c", x, ["1x1"], *forks, pool=F.max_pool2d)  # (B, 2048, 8, 8)
+            x = self.block(name, x, "1x1", "5x5_1 5x5_2", thrice, pool=average_pool)
+        x = self.block("6a", x, "3x3", thrice)  # (B, 768, 17, 17)
+        chains = "1x1", "7x7_1 7x7_2 7x7_3", "7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5"
+        for name in ("6b", "6c", "6d", "6e"):
+            x = self.block(name, x, *chains, pool=average_pool)
+        x = self.block("7a", x, "3x3_1 3x3_2", "7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4")
+        forks = ["3x3_1 3x3_2a", "3x3_1 3x3_2b"]  # both end in a fork, 1 x 3 and 3 x 1
+        forks += ["3x3dbl_1 3x3dbl_2 3x3dbl_3a", "3x3dbl_1 3x3dbl_2 3x3dbl_3b"]
+        x = self.block("7b", x, "1x1", *forks, pool=average_pool)  # (B, 2048, 8, 8)
+        x = self.block("7c", x, "1x1", *forks, pool=F.max_pool2d)
         features = x.mean((2, 3))  # (B, 2048)
         return features, features @ self.layers["fc"][0].T  # torch-fidelity leaves out the bias
 
 
-def load_inception(path, device, sha256=INCEPTION_SHA256):
-    """The Inception network, from a file (None: torch.hub's cache), downloaded if need be."""
-    path = path or Path(torch.hub.get_dir(), "checkpoints", INCEPTION_URL.rpartition("/")[2])
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(INCEPTION_URL, str(path))
-        except Exception as error:  # of the network or the disk
-            hint = f"get {INCEPTION_URL}, put it at {path}; figures/rfd.py needs none."
-            raise Stop(f"no download ({error}): {hint}") from error
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    check(found == sha256, f"{path} is not {INCEPTION_URL}: its SHA-256 is another. Delete it.")
-    state, layers = torch.load(path, map_location=device, weights_only=True), {}
+def load_file(path, device, mmap=False):
+    """What torch.save wrote into a file. Nothing in it is executed."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # flags of the official code
+            return torch.load(path, device, weights_only=True, mmap=mmap)
+    except Exception as error:  # whatever bytes may cause
+        lines = str(error).splitlines()
+        lines = [line for line in lines if "GLOBAL" in line] or lines  # what must not be executed
+        reason = "".join(lines[:1]).partition(". ")[0].strip()
+        raise Stop(f"{path} cannot be read as a file of weights: {reason}") from error
+
+
+def load_inception(path, device):
+    """The Inception network from a file, or, for None, from torch.hub's cache or a download."""
+    url = ("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+           "weights-inception-2015-12-05-6726825d.pth")  # fmt: skip
+    try:
+        state = load_file(path, device) if path else torch.hub.load_state_dict_from_url(
+            url, map_location=device, check_hash=True, weights_only=True)
+    except OSError as error:
+        raise Stop(f"no download ({error}): get {url} and give it with --inception.") from error
+    layers = {"fc": (state["fc.weight"], state["fc.bias"])}
     for name in [key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight")]:
         scale = state[f"{name}.bn.weight"] / (state[f"{name}.bn.running_var"] + 1e-3).sqrt()
         kernel = state[f"{name}.conv.weight"] * scale[:, None, None, None]
         bias = state[f"{name}.bn.bias"] - state[f"{name}.bn.running_mean"] * scale
         layers[name] = kernel.contiguous(memory_format=torch.channels_last), bias
-    return Inception(layers | {"fc": (state["fc.weight"], state["fc.bias"])})
+    return Inception(layers)
 
 
 def moments(batches):
@@ -866,11 +797,8 @@ def moments(batches):
 
 
 def frechet_distance(mu1, sigma1, mu2, sigma2):
-    """|mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr (S1 S2)^(1/2), between two Gaussians.
-
-    With S = R R^T the last trace is the sum of the singular values of R1^T R2: real for any rank.
-    """
-    roots = []
+    """|mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr (S1 S2)^(1/2), between two Gaussians."""
+    roots = []  # with S = R R^T the last trace is the sum of the singular values of R1^T R2
     for sigma in (sigma1, sigma2):
         values, vectors = np.linalg.eigh(sigma)
         kept = values > len(values) * np.finfo(float).eps * values[-1]  # the others are rounding
@@ -904,39 +832,14 @@ MODELS = {  # paper Table 9; Ti and S are ours, for a CPU and a small GPU
 }
 MODELS["H"]["dropout"] = MODELS["G"]["dropout"] = 0.2
 
-
-def default_recipe(model, batch_size):
-    """The learning rate of a model of MODELS, and the share of the run in which it falls to 0.
-
-    B to G: 2e-4 at a batch of 1,024 (Table 9), times the root of the batch, as the noise of Adam's
-    steps asks for (Malladi et al. 2022). Ti and S: found by trying, for short runs.
-    """
-    short = {"Ti": dict(lr=4e-3, cooldown=0.5), "S": dict(lr=5e-4, cooldown=0.5)}
-    return short.get(model) or dict(lr=2e-4 * math.sqrt(batch_size / 1024), cooldown=0.0)
-
-
-CHECKPOINT = "checkpoint-last.pth"  # the official code's name
 WEIGHTS = {"raw": "model", "ema1": "model_ema1", "ema2": "model_ema2"}  # --weights: key in the file
-AVERAGES = {"model_ema1": (0.9999, 9), "model_ema2": (0.9996, 36)}  # decay, window
-SAVE_SECONDS = 600  # a stop costs no more than this
-
-
-def check_writable(folder):
-    """Stop where a folder cannot be made or written to: to be known before the work."""
-    folder = folder.absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    writable = existing.is_dir() and os.access(existing, os.W_OK)
-    check(writable, f"{folder} cannot be written to.")
 
 
 def write_whole(path, write):
-    """write(a file beside path), then rename: there is the old file or the new, never half."""
-    temporary = Path(path).with_name(f".part-{Path(path).name}")  # np.savez and PIL read suffixes
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """write(a file beside path), then rename it: there is the old file or the new, never half."""
+    part = Path(path).with_name(f".part-{Path(path).name}")  # np.savez and PIL read suffixes
+    write(part)
+    part.replace(path)
 
 
 def save_checkpoint(path, networks, optimizer, step, config):
@@ -944,34 +847,21 @@ def save_checkpoint(path, networks, optimizer, step, config):
     checkpoint = dict(optimizer=optimizer.state_dict(), step=step, config=config)
     for key, network in networks.items():
         checkpoint[key] = {f"net.{name}": value for name, value in network.state_dict().items()}
-    try:
-        write_whole(path, functools.partial(torch.save, checkpoint))
-    except RuntimeError as error:  # torch's, whatever went wrong while it wrote
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise OSError(f"{path} cannot be written: is the disk full?") from error
+    write_whole(path, functools.partial(torch.save, checkpoint))
 
 
 def load_checkpoint(path):
-    """What a checkpoint holds, names without prefix. Nothing in it is executed; what is not used
-    is not read either (mmap; Windows does not replace a file that is open so)."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # flags of the official code
-            checkpoint = torch.load(path, "cpu", weights_only=True, mmap=os.name != "nt")
-        for key in WEIGHTS.values():
-            named = checkpoint.get(key, {}).items()
-            prefix = "^((net|module|_orig_mod)[.])+"
-            checkpoint[key] = {re.sub(prefix, "", name): value for name, value in named}
-        if not checkpoint["model"]:
-            raise ValueError("it holds no 'model'")
-    except Exception as error:  # whatever bytes may cause
-        reason = re.split("[.] |\n", str(error))[0]
-        raise Stop(f"{path} cannot be read as a checkpoint: {reason}") from error
+    """What a checkpoint of ours or the official code's holds, names without prefix."""
+    checkpoint = load_file(path, "cpu", mmap=sys.platform != "win32")  # only what is used is read
+    is_checkpoint = isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict)
+    check(is_checkpoint, f"{path} is no checkpoint: it holds no 'model'.")
+    for key in WEIGHTS.values():
+        checkpoint[key] = {k.removeprefix("net."): v for k, v in checkpoint.get(key, {}).items()}
     return checkpoint
 
 
 def official_config(weights, flags):
-    """The config of an official checkpoint, from the shapes of its weights and its flags (dict)."""
+    """The config of an official checkpoint, from the shapes of its weights and its flags."""
     r, channels, patch, _ = weights["x_embedder.proj1.weight"].shape
     rows, width = weights["y_embedder.embedding_table.weight"].shape
     depth = sum(name.endswith("attn.qkv.weight") for name in weights)
@@ -981,60 +871,42 @@ def official_config(weights, flags):
                    bottleneck=r, channels=channels)  # fmt: skip
     if "in_context_posemb" in weights:
         network["context_tokens"] = weights["in_context_posemb"].shape[1]
-        network["context_start"] = min(depth // 3, 10)  # of B, L, H, G: 4, 8, 10, 10
-        say(f"assumed: in-context tokens join before block {network['context_start']}")
-    noise_scale = flags.get("noise_scale") or max(1.0, size / 256)
-    flow = dict(noise_scale=noise_scale, t_clip=flags.get("t_eps") or T_CLIP)
-    return dict(network=network, flow=flow, names=[], data="")
+        network["context_start"] = min(depth // 3, 10)  # no shape tells; B, L, H, G: 4, 8, 10, 10
+    noise_scale = float(getattr(flags, "noise_scale", None) or max(1.0, size / 256))
+    flow = dict(noise_scale=noise_scale, t_clip=float(getattr(flags, "t_eps", None) or T_CLIP))
+    return dict(network=network, flow=flow, names=[], counts=[1] * (rows - 1), data="ImageNet")
 
 
 def load_run(path, weights, device, network=JiT):
     """(net, Flow, config) of a run folder or file; weights: a key of WEIGHTS, network: a class."""
     path = Path(path, CHECKPOINT) if Path(path).is_dir() else Path(path)
     checkpoint = load_checkpoint(path)
-    available = [name for name, key in WEIGHTS.items() if checkpoint[key]]
-    check(weights in available,
-          f"{path} has no weights {weights}; try --weights {' or '.join(available)}.")
+    state = checkpoint[WEIGHTS[weights]]
+    check(state, f"{path} has no weights {weights}; try --weights raw.")
     try:
-        flags = checkpoint.get("args") or {}
-        flags = flags if isinstance(flags, dict) else vars(flags)
-        config = checkpoint.get("config") or official_config(checkpoint["model"], flags)
-        net = network(**config["network"])
-        net.load_state_dict(checkpoint[WEIGHTS[weights]])
-        if not all(p.isfinite().all() for p in net.parameters()):
-            raise ValueError("its weights are not finite")
-        flow = Flow(**config["flow"])
+        config = checkpoint.get("config") or official_config(state, checkpoint.get("args"))
+        net, flow = network(**config["network"]), Flow(**config["flow"])
+        net.load_state_dict(state)
     except Exception as error:  # whatever a file may hold
-        reason = (str(error) or repr(error)).splitlines()[-1].strip()[:200]
-        raise Stop(f"{path} does not fit a JiT: {reason}") from error
+        raise Stop(f"{path} does not fit a JiT: {str(error)[:200]}") from error
     return net.to(device).eval().requires_grad_(False), flow, config
 
 
-def resume(out, networks, optimizer, config):
-    """Restore the run in folder `out`, if there is one; returns how many steps it has done."""
-    path = out / CHECKPOINT
+def resume(path, networks, optimizer, config):
+    """Restore a run from its checkpoint, if there is one; returns how many steps it has done."""
     if not path.exists():
-        stopped_early = (out / "log.jsonl").exists()  # before it was saved
-        is_free = stopped_early or not any(out.glob("[!.]*"))
-        check(is_free, f"--out {out} is there already and is no run; choose another.")
         return 0
     checkpoint = load_checkpoint(path)
-    is_whole = all(checkpoint.get(key) for key in ("config", "optimizer", "step", *networks))
-    check(is_whole, f"{path} is no whole run of jit.py.")
-    before, now = flat(checkpoint["config"]), flat(config)
-    changed = [key for key in before | now if before.get(key) != now.get(key)]
-    values = ", ".join(f"{key} {str(before.get(key))[:150]}" for key in changed)
-    check(not changed, f"{out} is a run with {values}: give the same, or choose another --out.")
+    check("config" in checkpoint, f"{path} is not a run of jit.py: choose another --out.")
+    before, now = [dict(names=each["names"], counts=each["counts"]) | each["network"] | each["flow"]
+                   | each["recipe"] for each in (checkpoint["config"], config)]  # fmt: skip
+    changed = [f"{key} {str(before.get(key))[:99]}" for key in now if before.get(key) != now[key]]
+    check(not changed, f"{path.parent} is a run with {', '.join(changed)}: give the same, or "
+          "choose another --out.")
     for key, network in networks.items():
         network.load_state_dict(checkpoint[key])
     optimizer.load_state_dict(checkpoint["optimizer"])
     return checkpoint["step"]
-
-
-def flat(config):
-    """What must be the same for a run to go on, in one dict. The place of the data may change."""
-    data = dict(classes=config["names"], images=config["images"], files=config.get("fingerprint"))
-    return config["network"] | config["flow"] | config["recipe"] | data
 
 
 def summarize(seen, parameters):
@@ -1046,38 +918,56 @@ def summarize(seen, parameters):
     return dict(loss=losses.mean().item(), loss_by_t=by_t, grad_norm=norm.item())
 
 
-def learning_rate(step, steps, lr, warmup, cooldown):
-    """lr, after `warmup` steps in which it rises, before the share of the run in which it falls."""
-    falling = (steps - step + 1) / max(1, cooldown * steps)
-    return lr * min(1.0, step / max(1, warmup), falling)
+def mix_seed(*parts):
+    """One seed from several integers, such that neighbouring ones have nothing in common."""
+    sequence = np.random.SeedSequence([len(parts), *parts])  # else (1, 2) would equal (1, 2, 0)
+    return int(sequence.generate_state(1)[0])
 
 
-def guidance_weight(cfg, net, flow):
-    """cfg; or 1, none, where a network has learnt but one side: one class, label_drop 0 or 1."""
-    return cfg if net.classes > 1 and 0 < flow.label_drop < 1 else 1.0
+def image_noise(shape, seed, indices):
+    """Normal noise (B, *shape): that of image i depends on seed and i alone, not on its batch."""
+    generators = [torch.Generator().manual_seed(mix_seed(seed, i)) for i in indices]
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
-def pick_classes(n, classes, names=(), wanted=""):
-    """For n images the numbers (n,) and names of classes: those wanted, or all, in turn."""
-    names = list(names[:classes]) or [str(i) for i in range(classes)]
-    numbers = {str(i): i for i in range(classes)} | {name: i for i, name in enumerate(names)}
-    wanted = unicodedata.normalize("NFC", wanted)
-    words = [word.strip() for word in wanted.split(",")] if wanted else names
-    words = [wanted] if wanted in numbers else words  # a name may hold a comma
-    examples = ", ".join(names[:9]) or "none"
-    for word in words:
-        check(word in numbers, f"--classes {word}: {classes} classes were learnt: {examples}.")
-    chosen = [numbers[word] for word in words] or [NO_CLASS]
-    y = [chosen[i % len(chosen)] for i in range(n)]
-    return torch.tensor(y), [names[i] if names else "" for i in y]
+def to_uint8(x):
+    """[-1, 1] to 0 ... 255, rounded, as in the official code; images are clipped here only."""
+    return ((x.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+
+
+def sample_images(net, y, flow, shape, seed=0, batch_size=50, cfg=2.0, interval=(0.1, 1.0),
+                  sampling_steps=50, solver="heun"):  # fmt: skip
+    """Draw an image of each class in y (n,), in batches: uint8 (B, *shape), one after the other.
+
+    net: in eval mode; shape: (C, H, W), as net.shape. The paper's 50 Heun steps are 99 evaluations.
+    """
+    for first in range(0, len(y), batch_size):
+        labels = y[first : first + batch_size]
+        noise = image_noise(shape, seed, range(first, first + len(labels))).to(y.device)
+        velocity = guided_velocity(net, labels, flow, cfg, interval)
+        yield to_uint8(integrate(velocity, flow.noise_scale * noise, sampling_steps, solver))
+
+
+def learnt_classes(net, flow, names):
+    """{name: number}, of an official file {"0": 0, ...}; {"": NO_CLASS} where none was learnt."""
+    numbers = range(net.classes if flow.label_drop < 1 else 0)
+    return dict(zip(names or map(str, numbers), numbers)) or {"": NO_CLASS}
+
+
+def sample_classes(net, flow, numbers, cfg=2.0, **settings):
+    """sample_images of these classes, without guidance where one side of it was not learnt."""
+    if cfg != 1 and not (net.classes > 1 and 0 < flow.label_drop < 1):
+        tqdm.write("no guidance: it has not learnt both with and without class", sys.stderr)
+        cfg = 1.0
+    y = torch.tensor(numbers, device=net.pos_embed.device)
+    return sample_images(net, y, flow, net.shape, cfg=cfg, **settings)
 
 
 def draw_sheet(path, captions, batches):
     """uint8 batches (B, C, H, W), enlarged to a side of 96 or more, ten in a row, as a PNG."""
-    images = torch.cat([batch.cpu() for batch in batches])
+    images = torch.cat([batch.cpu() for batch in batches]).expand(-1, 3, -1, -1)
     zoom = math.ceil(96 / images.shape[-1])
-    arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-    arrays = arrays.repeat(zoom, 1).repeat(zoom, 2)
+    arrays = images.permute(0, 2, 3, 1).numpy().repeat(zoom, 1).repeat(zoom, 2)
     height, width = arrays.shape[1] + 18, arrays.shape[2] + 4
     sheet = Image.new("RGB", (10 * width, math.ceil(len(arrays) / 10) * height), "white")
     for i, (array, caption) in enumerate(zip(arrays, captions)):
@@ -1088,63 +978,44 @@ def draw_sheet(path, captions, batches):
     write_whole(path, sheet.save)
 
 
-def sample_classes(net, flow, n, names, wanted="", cfg=2.0, **settings):
-    """(captions, batches) of n images of the classes wanted, or of all that were learnt, in turn.
-
-    settings: of sample_images.
-    """
-    y, captions = pick_classes(n, net.classes if flow.label_drop < 1 else 0, names, wanted)
-    y, cfg = y.to(net.pos_embed.device), guidance_weight(cfg, net, flow)
-    return captions, sample_images(net, y, flow, net.shape, cfg=cfg, **settings)
-
-
-@contextlib.contextmanager
-def optional(name):
-    """What a training goes on without where memory or disk are short; a line says so."""
-    try:
-        yield
-    except Exception as error:
-        if explain(error) is None:  # a bug
-            raise
-        reason = str(error).partition("\n")[0]
-        say(f"no {name}: {reason}")
-
-
 def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, warmup=100,
           cooldown=0.5, flip=False, seed=0, log_every=50, save_every=500, sample_every=1000,
           cfg=2.0, loss_function=training_loss):  # fmt: skip
     """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets.
 
-    net: a JiT, or a module with its arguments, shape, patch, classes and pos_embed; accum: parts
-    of a batch, one after the other, to save memory; cooldown: the share of the run in which lr
-    falls to 0. Raises Stop.
+    accum: parts of a batch, in turn; cooldown: share of the run in which lr falls. Raises Stop.
     """
+    rank, world = 0, 1  # this process, and how many there are
+    if torch.distributed.is_initialized():
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     out, device, parameters = Path(out), net.pos_embed.device, list(net.parameters())
-    rank, world, _ = processes()
     count = batch_size // (accum * world)  # images of a part of a batch
     check(count * accum * world == batch_size,
           f"--batch-size {batch_size} is no multiple of --accum {accum} times {world} processes.")
+
     # What is trained: the network, and two averages of its weights.
-    networks = {"model": net} | {key: copy.deepcopy(net).eval() for key in AVERAGES}
+    averages = {name: copy.deepcopy(net).eval() for name in AVERAGES}
+    networks = {"model": net} | {WEIGHTS[name]: average for name, average in averages.items()}
     optimizer = torch.optim.AdamW(parameters, lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    model = net
-    if world > 1:
-        model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+    model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if world > 1 else net
+
     # Where it goes on: with the same config, but for the place of the data.
-    recipe = dict(batch_size=batch_size, parts=accum * world, lr=lr, warmup=warmup,
-                  cooldown=cooldown, flip=flip, seed=seed)  # fmt: skip
+    recipe = dict(batch_size=batch_size, lr=lr, warmup=warmup, cooldown=cooldown, flip=flip,
+                  seed=seed)  # fmt: skip
     config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe,
-                  names=list(data.names), images=len(data.labels), data=data.name,
-                  fingerprint=data.fingerprint)  # fmt: skip
-    done = resume(out, networks, optimizer, config)
+                  names=list(data.names), counts=data.counts, data=data.name)  # fmt: skip
+    done = resume(out / CHECKPOINT, networks, optimizer, config)
     out.mkdir(parents=True, exist_ok=True)
-    say(f"{out}: {flow.pred}-prediction, patches of {net.shape[0] * net.patch**2} numbers, "
-        f"{device}, {f'goes on after step {done}' if done else 'new'}, to step {steps}")
+    if rank == 0:
+        tqdm.write(f"{data.summary}; {'' if flip else 'not '}mirrored; {flow.pred}-prediction, "
+                   f"patches of {net.shape[0] * net.patch**2} numbers; {device}; {out}: "
+                   f"{f'goes on after step {done}' if done else 'new'}", sys.stderr)
+
     parts = range(rank * accum, (rank + 1) * accum)  # of a batch, for this process
     starts = (past * batch_size + part * count for past in range(done, steps) for part in parts)
     batches = data_batches(data, (range(i, i + count) for i in starts), seed, device, flip)
-    bar = tqdm(range(done + 1, steps + 1), out.name, steps, initial=done, disable=rank > 0)
-    seen, logged, clock, saved_at = [], done, time.perf_counter(), time.perf_counter()
+    bar = tqdm(range(done + 1, steps + 1), str(out), steps, initial=done, disable=rank > 0)
+    seen, logged, clock = [], done, time.perf_counter()
     for step in bar:
         optimizer.zero_grad()
         for part in parts:
@@ -1154,197 +1025,143 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
             losses, t = loss_function(model, x, y, flow)
             (losses.mean() / accum).backward()
             seen.append((losses.detach(), t))  # stay on the device: no step waits for a GPU
-        rate = learning_rate(step, steps, lr, warmup, cooldown)
+        falling = (steps - step + 1) / max(1, cooldown * steps)
+        rate = lr * min(1.0, step / max(1, warmup), falling)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        for key, (decay, window) in AVERAGES.items():
-            update_average(list(networks[key].parameters()), parameters, decay, window, step)
+        for name, memory in AVERAGES.items():
+            update_average(list(averages[name].parameters()), parameters, *memory, step)
+
         # Now and then: log, save, draw.
-        last, now = step == steps, time.perf_counter()
-        save = last or step % save_every == 0 or now - saved_at > SAVE_SECONDS
-        draw = last or step % sample_every == 0
+        save = step == steps or step % save_every == 0
+        draw = step == steps or step % sample_every == 0
         if not (save or draw or step % log_every == 0):
             continue
         line = dict(step=step, lr=rate) | summarize(seen, parameters)
-        if not math.isfinite(line["loss"] + line["grad_norm"]):  # the run is lost
-            raise Stop(f"at step {step} the loss is {line['loss']}, its gradient "
-                       f"{line['grad_norm']}: try a lower --lr.", 1)  # fmt: skip
+        check(math.isfinite(line["loss"] + line["grad_norm"]), f"at step {step} the loss is "
+              f"{line['loss']}, its gradient {line['grad_norm']}: try a lower --lr.")  # fmt: skip
         line["images_per_s"] = (step - logged) * batch_size / (time.perf_counter() - clock)
         line["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
         if rank == 0:
-            with optional(f"line of step {step} in the log"), open(out / "log.jsonl", "a") as log:
+            with open(out / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
-            if save:
-                save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
-            if draw:
-                sheet = out / f"samples-{step:06d}.png"
-                with optional(sheet.name):
-                    average = networks["model_ema1"]
-                    draw_sheet(sheet, *sample_classes(average, flow, 40, data.names, cfg=cfg))
-        saved_at = time.perf_counter() if save else saved_at
+        if rank == 0 and save:
+            save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
+        if rank == 0 and draw:
+            known = learnt_classes(net, flow, data.names)
+            captions = list(itertools.islice(itertools.cycle(known), 40))
+            samples = sample_classes(averages["ema1"], flow, [known[name] for name in captions],
+                                     cfg, batch_size=count)  # no more memory than a step takes
+            draw_sheet(out / f"samples-{step:06d}.png", captions, samples)
         seen, logged, clock = [], step, time.perf_counter()
-    say(f"done, {max(done, steps)} steps; more images with: python jit.py sample {out}")
 
 
 # ---- 9. The command line ----
 
 
-DEVICES = dict(cuda=torch.cuda, mps=torch.backends.mps, cpu=torch.cpu)
-
-
-def choose_device(name):
-    """The torch.device of --device; auto: a GPU if there is one."""
-    available = [device for device, module in DEVICES.items() if module.is_available()]
-    check(name in ("auto", *available), f"--device {name}: there is none here.")
-    return torch.device(available[0] if name == "auto" else name)
-
-
-def number(kind, low, high=1e15):  # which is no limit
-    """A type of argparse: an int or a float (kind) from low to high."""
-    def parse(text):
+def number(kind, low, high=1e15, **details):
+    """Details of a flag that is an int or a float (kind) from low to high."""
+    def number(text):  # argparse says "invalid number value" where it is none
         value = kind(text)
         if not low <= value <= high:  # nan is in no range
             raise argparse.ArgumentTypeError(f"'{text}' is not from {low:g} to {high:g}")
         return value
 
-    parse.__name__ = kind.__name__  # argparse names it where text is no number
-    return parse
+    return dict(type=number, **details)
 
 
-positive_int = number(int, 1)
-natural = number(int, 0)
-positive = number(float, 1e-12)
-non_negative = number(float, 0)
-fraction = number(float, 0, 1)
-positive_fraction = number(float, 1e-12, 1)
-on_or_off = argparse.BooleanOptionalAction
+DEVICES = dict(cuda=torch.cuda, mps=torch.backends.mps, cpu=torch.cpu)
+PATH = dict(type=Path)
+PREDICTIONS = dict(choices=("x", "eps", "v"))
+ON_OR_OFF = dict(action=argparse.BooleanOptionalAction)
+positive_int, natural = number(int, 1), number(int, 0)
+positive, fraction = number(float, 1e-12), number(float, 0, 1)
 
-
-def add_flag(parser, name, function, words, **details):
-    """A flag that is the parameter `name` of a function, by default with the default it has there.
-
-    details: of add_argument. Raises KeyError where the function has no such parameter.
-    """
-    default = inspect.signature(function).parameters[name].default
-    details = dict(default=default, help=words) | details
-    parser.add_argument("--" + name.replace("_", "-"), **details)
-
-
-def add_train_flags(parser):
-    """Flags of train. None as default: what --model, --size or --data says."""
-    add = functools.partial(add_flag, parser)
-    other = parser.add_argument
-    other("--data", default="shapes", help="or a folder: CLASS/*.jpg or *.jpg")
-    other("--out", type=Path, help="run folder; None: runs/DATA-MODEL-PATCH-PRED")
-    other("--model", default="Ti/16", help=f"{', '.join(MODELS)}, a slash, the side of a patch; it "
-          "says what is None below, with --size and --data")  # fmt: skip
-    add("size", JiT, "side of the images in pixels", type=positive_int, default=64)
-    for name in ("patch", "depth", "width", "heads"):
-        add(name, JiT, "of the network", type=positive_int, default=None)
-    for name in ("bottleneck", "context_tokens", "context_start"):
-        add(name, JiT, "of the network", type=natural, default=None)
-    add("rope", JiT, "rotary position embedding (Table 4)", action=on_or_off)
-    add("qk_norm", JiT, "normalised queries and keys (Table 4)", action=on_or_off)
-    add("pred", Flow, "what the network predicts", choices=("x", "eps", "v"))
-    add("loss", Flow, "where prediction and truth are compared", choices=("x", "eps", "v"))
-    add("mu", Flow, "mean of logit(t); lower is noisier (Table 3)", type=number(float, -1e9, 1e9))
-    add("sigma", Flow, "standard deviation of logit(t)", type=positive)
-    add("noise_scale", Flow, "of eps; None: size / 256, at least 1", type=positive, default=None)
-    add("label_drop", Flow, "share of images without their class", type=fraction)
-    add("t_clip", Flow, "smallest 1 - t, or t, in a division", type=positive_fraction)
-    add("steps", train, "training steps; raise it to train on", type=positive_int)
-    add("batch_size", train, "images of a step", type=positive_int)
-    add("accum", train, "parts of a batch, in turn, to save memory", type=positive_int)
-    add("lr", train, "learning rate", type=positive, default=None)
-    add("warmup", train, "steps in which it rises", type=natural)
-    add("cooldown", train, "share of the run in which it falls", type=fraction, default=None)
-    add("flip", train, "mirror half of the images", action=on_or_off, default=None)
-    add("cfg", train, "weight of guidance in the sheets; 1: none", type=non_negative)
-    add("log_every", train, "steps from one line of the log to the next", type=positive_int)
-    add("save_every", train, "steps between checkpoints, ten minutes at most", type=positive_int)
-    add("sample_every", train, "steps from one sheet of samples to the next", type=positive_int)
-
-
-def add_sampling_flags(parser, n, least):
-    """Flags of sample and eval. n, least: the usual and the smallest number of images."""
-    add = functools.partial(add_flag, parser)
-    parser.add_argument("--n", type=number(int, least), default=n, help="number of images")
-    parser.add_argument("--weights", default="ema1", choices=WEIGHTS, help="raw, or an average")
-    add("t_clip", Flow, "smallest 1 - t in a division; None: as in training",
-        type=positive_fraction, default=None)
-    add("batch_size", sample_images, "images at a time", type=positive_int)
-    add("cfg", sample_images, "weight of classifier-free guidance; 1: none", type=non_negative)
-    add("sampling_steps", sample_images, "steps from noise to data", type=positive_int)
-    add("solver", sample_images, "of the differential equation", choices=("heun", "euler"))
-    add("interval", sample_images, "guidance is for t between these", type=fraction, nargs=2)
-
-
-def parse_flags(words=None):
-    """The command line: a command and its flags."""
-    words = sys.argv[1:] if words is None else words
-    is_set = all(word[-1:] not in ("", "=") for word in words)
-    check(is_set, "an argument is empty: a variable that was never set?")
-    parser = argparse.ArgumentParser(prog="jit.py", description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    style = dict(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    training = commands.add_parser("train", help="train a network, or go on with a run", **style)
-    add_train_flags(training)
-    sampling = commands.add_parser("sample", help="images of a trained network", **style)
-    add = sampling.add_argument
-    add("run", type=Path, help="run folder or checkpoint file, ours or the official code's")
-    add("--classes", default="", help="names or numbers, with commas; they take turns")
-    add("--png-dir", type=Path, help="write every image to this folder")
-    add_sampling_flags(sampling, n=40, least=1)
-    measuring = commands.add_parser("eval", help="FID and Inception Score", **style)
-    add = measuring.add_argument
-    add("run", type=Path, help="a run, a checkpoint file, or a folder of images")
-    add("--size", type=positive_int, help="side in pixels of the images of a folder")
-    add("--reference", help="shapes, a folder or statistics; None: training data")
-    add("--stats", type=Path, help="write the reference's statistics to this .npz file")
-    add("--inception", type=Path, help="file of the Inception weights; None: a download")
-    add_sampling_flags(measuring, n=1000, least=2)  # a covariance needs two
-    for each in commands.choices.values():
-        add = each.add_argument
-        add("--seed", type=natural, default=0, help="of all that is random")
-        add("--device", default="auto", choices=("auto", *DEVICES), help="where it runs")
-        add("--compile", action="store_true", help="torch.compile: a minute, then faster")
-    for each in (parser, *commands.choices.values()):
-        each.error = lambda message: parser.exit(2, f"jit.py: {message}; see --help.\n")
-    return parser.parse_args(words)
+# How argparse reads a flag, and its help. The default is that of the parameter of JiT, Flow, train
+# or sample_images; where it follows from other flags, the help says how.
+FLAGS = {
+    "data": (dict(default="shapes"), "shapes, or a folder: CLASS/*.jpg or *.jpg"),
+    "out": (PATH, "run folder (default: runs/DATA-MODEL-PATCH-PRED)"),
+    "model": (dict(default="Ti/16"), "Ti, S, B, L, H or G, a slash, the side of a patch"),
+    "size": (number(int, 1, default=64), "side of the images in pixels"),
+    "patch": (positive_int, "side of a patch in pixels (default: of --model)"),
+    "depth": (positive_int, "number of Transformer blocks (default: of --model)"),
+    "width": (positive_int, "numbers of a token (default: of --model)"),
+    "heads": (positive_int, "attention heads of a block (default: of --model)"),
+    "bottleneck": (natural, "numbers that a patch passes through, 0: all (default: of --model)"),
+    "context_tokens": (natural, "in-context tokens, which hold the class (default: of --model)"),
+    "context_start": (natural, "block, from 0, where they join (default: of --model)"),
+    "rope": (ON_OR_OFF | dict(default=True), "rotary position embedding (Table 4)"),
+    "qk_norm": (ON_OR_OFF | dict(default=True), "normalised queries and keys (Table 4)"),
+    "pred": (PREDICTIONS, "what the network predicts"),
+    "loss": (PREDICTIONS, "where prediction and truth are compared"),
+    "mu": (number(float, -1e9, 1e9), "mean of logit(t); lower is noisier (Table 3)"),
+    "sigma": (positive, "standard deviation of logit(t)"),
+    "noise_scale": (positive, "standard deviation of eps (default: size / 256, 1 at least)"),
+    "label_drop": (fraction, "share of the images that are trained without their class"),
+    "t_clip": (number(float, 1e-12, 1), "smallest 1 - t, or t, in a division"),
+    "steps": (positive_int, "training steps; raise it to train on"),
+    "accum": (positive_int, "parts of a batch, in turn, to save memory"),
+    "lr": (positive, "learning rate (default: Ti 4e-3, S 5e-4, B to G 2e-4 sqrt(batch / 1024))"),
+    "warmup": (natural, "steps in which the rate rises"),
+    "cooldown": (fraction, "share of the run in which it falls (default: Ti, S 0.5, B to G 0)"),
+    "flip": (ON_OR_OFF, "mirror half of the images (default: those of a folder)"),
+    "log_every": (positive_int, "steps from one line of the log to the next"),
+    "save_every": (positive_int, "steps from one checkpoint to the next"),
+    "sample_every": (positive_int, "steps from one sheet of samples to the next"),
+    "run": (PATH, "run folder or checkpoint file, ours or the official code's"),
+    "weights": (dict(choices=WEIGHTS, default="ema1"), "raw, or one of the averages"),
+    "interval": (number(float, 0, 1, nargs=2), "guidance is for t between these two"),
+    "sampling_steps": (positive_int, "steps from noise to data"),
+    "solver": (dict(choices=("heun", "euler")), "of the differential equation"),
+    "n": (number(int, 1, default=40), "number of images"),
+    "classes": ({}, "names (of official files numbers), with commas; they take turns"),
+    "png_dir": (PATH, "write each image to CLASS/NUMBER.png in this new folder"),
+    "reference": ({}, "instead of the training data: shapes, a folder, or .npz of mu and sigma"),
+    "stats": (PATH, "write the reference's mu and sigma to this .npz file"),
+    "inception": (PATH, "file of the Inception weights, instead of a download"),
+    "batch_size": (positive_int, "images of a step, or drawn at a time"),
+    "cfg": (number(float, 0), "weight of classifier-free guidance; 1: none, 0: without class"),
+    "seed": (natural, "of all that is random"),
+    "device": (dict(choices=("auto", *DEVICES), default="auto"), "where it runs"),
+    "compile": (dict(action="store_true"), "torch.compile: a minute, then faster"),
+}
 
 
 def flags_of(function, args):
-    """The flags that are parameters of a function, and are given."""
+    """The flags that are parameters of a function."""
     names = inspect.signature(function).parameters
-    return {k: value for k, value in vars(args).items() if k in names and value is not None}
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
-def settings_of(args):
-    """Arguments of JiT, Flow and train: flags, and where they are not given what others imply."""
-    name, _, patch = args.model.partition("/")
-    check(name in MODELS and patch.isdecimal() and int(patch) > 0,
-          f"--model {args.model}: {', '.join(MODELS)}, as in B/16.")
-    check(not args.flip or args.data != "shapes", "--flip: shapes are not mirrored.")
-    network = MODELS[name] | dict(patch=int(patch)) | flags_of(JiT, args)
-    flow = dict(noise_scale=max(1.0, args.size / 256)) | flags_of(Flow, args)
-    folder = f"{Path(args.data).resolve().name}-{name}-{network['patch']}-{args.pred}"
-    recipe = default_recipe(name, args.batch_size)
-    recipe |= dict(out=Path("runs", folder), flip=args.data != "shapes")
-    return network, flow, recipe | flags_of(train, args)
+def choose_device(name):
+    """The torch.device of --device; auto: a GPU if there is one."""
+    available = [device for device, backend in DEVICES.items() if backend.is_available()]
+    check(name in ("auto", *available), f"--device {name}: there is none here.")
+    return torch.device(available[0] if name == "auto" else name)
 
 
 def run_train(args):
-    """python jit.py train: from flags to the arguments of JiT, Flow and train."""
-    device, (network, flow, recipe) = choose_device(args.device), settings_of(args)
-    check_writable(recipe["out"])
-    inside = recipe["out"].resolve().is_relative_to(Path(args.data).resolve())
-    check(args.data == "shapes" or not inside, f"--out {recipe['out']} lies in --data {args.data}, "
-          "its sheets would become training data: choose another.")  # fmt: skip
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))  # torchrun's
-    if processes()[1] > 1:
+    """Train a network, or go on with a run."""
+    name, _, patch = args.model.partition("/")
+    check(name in MODELS and patch.isdecimal() and int(patch) > 0,
+          f"--model {args.model}: {', '.join(MODELS)}, as in B/16.")
+    network = MODELS[name] | dict(patch=int(patch)) | flags_of(JiT, args)
+    flow = dict(noise_scale=max(1.0, args.size / 256)) | flags_of(Flow, args)
+
+    # Table 9 at its batch of 1,024; Adam's noise asks for the root of it (Malladi et al. 2022).
+    paper = 2e-4 * math.sqrt(args.batch_size / 1024), 0.0
+    lr, cooldown = {"Ti": (4e-3, 0.5), "S": (5e-4, 0.5)}.get(name, paper)  # Ti, S: by trying
+    folder = f"{Path(args.data).resolve().name}-{name}-{network['patch']}-{args.pred}"
+    recipe = dict(lr=lr, cooldown=cooldown, flip=args.data != "shapes", out=Path("runs", folder))
+    recipe |= flags_of(train, args)
+
+    device = choose_device(args.device)
+    if torch.distributed.is_torchelastic_launched():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            torch.cuda.set_device(torch.distributed.get_node_local_rank())
     data = open_data(args.data, (3, args.size, args.size))
     torch.manual_seed(args.seed)
     try:
@@ -1353,157 +1170,128 @@ def run_train(args):
         raise Stop(str(error)) from error
     if args.compile:
         net.compile()
-    try:
-        train(net, Flow(**flow), **recipe | dict(data=data))
-    except KeyboardInterrupt:
-        path = recipe["out"] / CHECKPOINT
-        step = load_checkpoint(path)["step"] if path.exists() else 0
-        raise Stop(f"stopped; saved at step {step}, where the same command goes on.", 130) from None
+    train(net, Flow(**flow), **recipe | dict(data=data))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
-def open_run(args, classes=""):
-    """(network, config, captions, batches of samples) of the run and the flags of a command."""
-    check(args.interval[0] < args.interval[1], "--interval: from 0 to 1, the lower first.")
+def open_run(args):
+    """(net, Flow, config) of the run of a command."""
+    check(args.interval[0] < args.interval[1], "--interval: two numbers, the lower first.")
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
-    flow.t_clip = args.t_clip or flow.t_clip
-    if flow.label_drop in (0, 1):
-        say(f"no guidance: trained with --label-drop {flow.label_drop:g}")
     if args.compile:
         net.compile()
-    settings = flags_of(sample_images, args)
-    captions, batches = sample_classes(net, flow, args.n, config["names"], classes, **settings)
-    return net, config, captions, batches
+    return net, flow, config
 
 
 def run_sample(args):
-    """python jit.py sample: images on a sheet, or in single files."""
-    folder = args.png_dir or (args.run if args.run.is_dir() else args.run.parent)
-    check_writable(folder)
-    is_used = args.png_dir and folder.exists() and any(folder.iterdir())
-    check(not is_used, f"--png-dir {folder} is not empty: choose another.")
-    _, _, captions, batches = open_run(args, args.classes)
-    folder.mkdir(parents=True, exist_ok=True)
-    batches = tqdm(batches, "sampling", math.ceil(args.n / args.batch_size))
+    """Images of a trained network, on a sheet or in single files."""
+    check(args.png_dir or args.n <= 1000, "more than 1,000 images need --png-dir.")
+    net, flow, config = open_run(args)
+    known = learnt_classes(net, flow, config["names"])
+    words = args.classes.split(",") if args.classes else list(known)
+    wrong = [word for word in words if word not in known]
+    check(not wrong, f"--classes {first_few(wrong)}: it has learnt {first_few(known)}.")
+    captions = [words[i % len(words)] for i in range(args.n)]
+    numbers = [known[caption] for caption in captions]
+    batches = sample_classes(net, flow, numbers, **flags_of(sample_images, args))
+    batches = tqdm(batches, "samples", math.ceil(args.n / args.batch_size))
+    place = args.png_dir or (args.run if args.run.is_dir() else args.run.parent) / "samples.png"
     if args.png_dir:
+        place.mkdir(parents=True)  # an error where it is there: its images would be mixed with ours
         images = (image for batch in batches for image in batch.permute(0, 2, 3, 1).cpu().numpy())
-        for i, image in enumerate(images):  # saved at once: not kept, nor lost by Ctrl-C
-            Image.fromarray(image.squeeze()).save(folder / f"{i:06d}.png")
+        for i, (caption, image) in enumerate(zip(captions, images)):
+            path = place / caption / f"{i:06d}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(image.squeeze()).save(path)
     else:
-        draw_sheet(folder / "samples.png", captions, batches)
-    say(f"see {args.png_dir or folder / 'samples.png'}")
+        draw_sheet(place, captions, batches)
+    tqdm.write(f"see {place}", sys.stderr)
 
 
-def load_statistics(path):
-    """Mean (2048,) and covariance (2048, 2048), from an .npz file of ours or of another program."""
-    try:
-        with np.load(path) as file:
-            mu, sigma = file["mu"].astype(float), file["sigma"].astype(float)
-        is_whole = mu.shape == (2048,) and sigma.shape == (2048, 2048) and np.isfinite(mu).all()
-        values = np.linalg.eigvalsh(sigma)
-        is_covariance = np.allclose(sigma, sigma.T) and values[0] >= -1e-3 * values[-1]  # rounding
-        if not (is_whole and is_covariance):
-            raise ValueError("mu and sigma are no mean and covariance of 2048 numbers")
-    except Exception as error:  # whatever bytes may cause
-        raise Stop(f"{path} holds no statistics of Inception features: {error}.") from error
-    return mu, sigma
-
-
-def read_images(name, shape, args, device):
-    """(number, uint8 batches) of the images of a folder, or of args.n new shapes."""
+def real_moments(name, inception, shape, args):
+    """Mean and covariance of the features of real images, or from an .npz file."""
+    if name.endswith(".npz"):
+        with np.load(name) as file:
+            return file["mu"].astype(float), file["sigma"].astype(float)
+    data, size = open_data(name, shape), args.batch_size
+    n = args.n if isinstance(data, Shapes) else len(data.paths)
+    places = tqdm([range(i, min(i + size, n)) for i in range(0, n, size)], "real images")
     torch.manual_seed(args.seed + 1)  # shapes that training with this seed did not begin with
-    data = open_data(name, shape)
-    n = args.n if isinstance(data, Shapes) else len(data.labels)
-    places = [range(i, min(i + args.batch_size, n)) for i in range(0, n, args.batch_size)]
-    if isinstance(data, Shapes):
-        return n, (to_uint8(x) for x, _ in data_batches(data, places, args.seed, device))
-    batches = (data.batch(part)[0] for part in places)
-    return n, (pixels for pixels in batches if len(pixels))  # none where all were broken
-
-
-def open_subject(args):
-    """What eval measures, samples of a run or a folder of images, and what it is compared with.
-
-    Returns (number, uint8 batches), the shape (C, H, W) of an image, and the reference's name.
-    """
-    if args.run.is_dir() and not (args.run / CHECKPOINT).exists():
-        check(args.size, f"{args.run} holds no {CHECKPOINT}; if it holds images, give --size.")
-        shape, reference = (3, args.size, args.size), args.reference
-        folder = f"{args.run}/"  # with a slash even `shapes` is a folder
-        subject = read_images(folder, shape, args, choose_device(args.device))
-    else:
-        net, config, _, batches = open_run(args)
-        subject, shape, reference = (args.n, batches), net.shape, args.reference or config["data"]
-    check(reference, f"{args.run} does not say what to compare it with: give --reference.")
-    return subject, shape, reference
+    batches = data_batches(data, places, args.seed, choose_device(args.device))
+    return moments(inception(to_uint8(x))[0] for x, _ in batches)[1:]
 
 
 def run_eval(args):
-    """python jit.py eval: FID and Inception Score of a run, or of a folder of images."""
-    device = choose_device(args.device)
-    if args.stats:
-        is_name = args.stats.suffix == ".npz" and not args.stats.is_dir()
-        check(is_name, f"--stats {args.stats}: give a file whose name ends in .npz.")
-        check_writable(args.stats.parent)
-    subject, shape, reference = open_subject(args)
-    inception = load_inception(args.inception, device)
-
-    def features(count, batches, logits):
-        for images in tqdm(batches, "features", math.ceil(count / args.batch_size)):
-            found, scores = inception(images.to(device))
-            logits.append(scores.cpu())
-            yield found
-
-    if Path(reference).is_file():
-        mu, sigma = load_statistics(reference)
-    else:
-        _, mu, sigma = moments(features(*read_images(reference, shape, args, device), []))
+    """FID and Inception Score of a run."""
+    net, flow, config = open_run(args)
+    inception = load_inception(args.inception, net.pos_embed.device)
+    reference = args.reference or config["data"]
+    mu, sigma = real_moments(reference, inception, net.shape, args)
     if args.stats:
         args.stats.parent.mkdir(parents=True, exist_ok=True)
         write_whole(args.stats, functools.partial(np.savez, mu=mu, sigma=sigma))
-    logits = []
-    n, mean, covariance = moments(features(*subject, logits))
+
+    # Each class as often as in the training data: n of its sorted labels, evenly spread.
+    numbers = list(learnt_classes(net, flow, config["names"]).values())
+    labels = np.repeat(numbers, config["counts"] if len(numbers) > 1 else 1)
+    labels = labels[np.arange(args.n) * len(labels) // args.n]
+    samples = sample_classes(net, flow, labels, **flags_of(sample_images, args))
+    samples = tqdm(samples, "samples", math.ceil(args.n / args.batch_size))
+    features, logits = zip(*map(inception, samples))
+    n, *ours = moments(features)
     score, deviation = inception_score(torch.cat(logits))
-    result = {f"fid_{n}": frechet_distance(mean, covariance, mu, sigma), "inception_score": score}
+    result = {f"fid_{n}": frechet_distance(*ours, mu, sigma), "inception_score": score}
     result |= dict(inception_score_std=deviation, run=str(args.run), reference=reference)
-    print(json.dumps(result), flush=True)
+    print(json.dumps(result))
 
 
-class Output:
-    """stderr that outlives its reader: what nobody reads must not end a training."""
+DRAWING = "run n weights device compile"
+COMMANDS = {  # what runs, FLAGS of its own, and functions whose parameters are FLAGS, too
+    "train": (run_train, f"model size patch {' '.join(MODELS['Ti'])} rope qk_norm device compile",
+              Flow, train),
+    "sample": (run_sample, f"{DRAWING} classes png_dir", sample_images),
+    "eval": (run_eval, f"{DRAWING} reference stats inception", sample_images),
+}  # fmt: skip
 
-    def __init__(self, stream):
-        self.stream = stream or open(os.devnull, "w")  # None: it was closed at the start
 
-    def write(self, text):
-        try:
-            self.stream.write(text)
-            self.stream.flush()
-        except OSError:
-            self.stream = open(os.devnull, "w")
-
-    def __getattr__(self, name):  # all else is the stream's
-        return getattr(self.stream, name)
+def parse_flags(words=None):
+    """The command line: a command and its flags."""
+    parser = argparse.ArgumentParser(prog="jit.py", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (work, own, *functions) in COMMANDS.items():
+        command = commands.add_parser(name, help=work.__doc__, allow_abbrev=False)
+        command.error = lambda message: parser.exit(2, f"jit.py: {message}; see --help.\n")
+        parameters = [inspect.signature(function).parameters for function in functions]
+        wanted = {*own.split(), *itertools.chain(*parameters)}
+        defaults = {key: each.default for part in parameters for key, each in part.items()}
+        for flag, (details, text) in FLAGS.items():
+            if flag not in wanted:
+                continue
+            details = dict(default=defaults.get(flag), help=text) | details
+            if "(default: " in text:
+                details["default"] = argparse.SUPPRESS
+            elif details["default"] is not None and "action" not in details:
+                details["help"] += " (default: %(default)s)"
+            option = flag if flag == "run" else "--" + flag.replace("_", "-")
+            command.add_argument(option, **details)
+    commands.choices["eval"].set_defaults(n=1000)
+    return parser.parse_args(words)
 
 
 def main(words=None):
     """Run a command; returns the exit code."""
+    args = parse_flags(words)
     try:
-        args = parse_flags(words)
-        check(args.command == "train" or processes()[1] == 1, "torchrun is for train only.")
-        {"train": run_train, "sample": run_sample, "eval": run_eval}[args.command](args)
-    except (Exception, KeyboardInterrupt) as error:
-        explained = explain(error)
-        if explained is None:
-            raise
-        sentence, code = explained
-        tqdm.write(f"jit.py: {sentence}", file=sys.stderr)
-        return code
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        COMMANDS[args.command][0](args)
+    except KeyboardInterrupt:
+        tqdm.write("jit.py: stopped; a training goes on from its last checkpoint.", sys.stderr)
+        return 130
+    except (Stop, OSError) as error:
+        tqdm.write(f"jit.py: {error}", sys.stderr)
+        return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.stderr = Output(sys.stderr)
     sys.exit(main())

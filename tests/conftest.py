@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ from PIL import Image  # noqa: E402
 import jit  # noqa: E402
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # `nohup python -m pytest &`: Ctrl-C is
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, also in what is started
 
 PREDS = ["x", "eps", "v"]
 NINE = [(pred, loss) for pred in PREDS for loss in PREDS]

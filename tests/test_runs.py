@@ -144,22 +144,24 @@ def test_each_part_of_each_step_draws_noise_of_its_own():
 
 # H has dropout; with mirroring, label drop and two parts per step, all need their seeds.
 LONG = """--model H/8 --context-tokens 2 --context-start 1 --lr 1e-3 --data d --out r --accum 2
---log-every 1 --save-every 2 --sample-every 1000000 --cooldown 0""".split()
+--log-every 1 --save-every 10 --sample-every 1000000 --cooldown 0""".split()
 PROGRAM = [sys.executable, str(ROOT / "jit.py"), "train", *TINY]
 
 
-def stop_after(lines, number):
-    """Train by command line until the log has so many lines more, then send a signal."""
+def stop_later(number):
+    """Train by command line past the next checkpoint, then send a signal, between two of them: in
+    the middle of writing one torch makes another error of Ctrl-C. There is no limit of time: a
+    machine may be busy."""
     log = Path("r/log.jsonl")
-    count = lambda: len(log.read_text().splitlines()) if log.exists() else 0  # noqa: E731
+    last = lambda: read_log("r")[-1]["step"] if log.exists() and log.stat().st_size else 0  # noqa: E731
     process = subprocess.Popen([*PROGRAM, *LONG, "--steps", "1000000"], stderr=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, text=True, start_new_session=True)
     try:
-        goal, deadline = count() + lines, time.time() + 60
-        while count() < goal and process.poll() is None and time.time() < deadline:
-            time.sleep(0.01)
+        goal = last() + 10
+        while (last() < goal or last() % 10 != 3) and process.poll() is None:
+            time.sleep(0.005)
         os.killpg(process.pid, number)  # timeout, Slurm and a terminal signal all of them
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate()
     finally:
         process.kill()
     return process.returncode, said
@@ -167,14 +169,14 @@ def stop_after(lines, number):
 
 def test_stopped_run_equals_an_uninterrupted_one():
     """kill -9, then Ctrl-C, then SIGTERM, then the rest: every bit of weights, averages, optimizer
-    and log as if nothing had been. Ctrl-C says in one sentence which step is saved."""
+    and log as if nothing had been. Ctrl-C says in one sentence how to go on."""
     write_folder(6)
     for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, -15)):
-        returned, said = stop_after(5, number)
+        returned, said = stop_later(number)
         saved = load("r")["step"]
-        assert returned == code and "Traceback" not in said and saved >= 2 and saved % 2 == 0
+        assert returned == code and "Traceback" not in said and saved >= 10 and saved % 10 == 0
         if number == signal.SIGINT:
-            assert f"saved at step {saved}, " in said
+            assert "jit.py: stopped; a training goes on" in said
     steps = saved + 3
     assert train(*LONG, "--steps", steps) == 0  # steps may change
     assert train(*LONG, "--steps", steps, "--out", "whole") == 0
@@ -186,23 +188,6 @@ def test_stopped_run_equals_an_uninterrupted_one():
     assert not same(one["model"], one["model_ema1"])
 
 
-def test_it_saves_every_ten_minutes(monkeypatch):
-    """What a stop can cost is bounded; and saving touches no random number."""
-    assert jit.SAVE_SECONDS == 600
-    assert train("--out", "seldom", "--steps", 5) == 0
-    monkeypatch.setattr(jit, "SAVE_SECONDS", 0)
-    steps, write = [], jit.save_checkpoint
-
-    def saving(*given):
-        steps.append(given[3])
-        write(*given)
-
-    monkeypatch.setattr(jit, "save_checkpoint", saving)
-    assert train("--out", "often", "--steps", 5) == 0
-    assert steps == [1, 2, 3, 4, 5]
-    assert all(same(load("seldom")[key], load("often")[key]) for key in ("model", "model_ema1"))
-
-
 def test_two_processes_equal_two_parts():
     """torchrun with 2 processes computes what one does with --accum 2: same batch, same gradient.
     Sums of two numbers in another order: 1e-6, but Adam's first steps divide gradients by their own
@@ -212,9 +197,9 @@ def test_two_processes_equal_two_parts():
              "--cfg", 1]  # fmt: skip
     launch = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
     command = [PROGRAM[0], *launch, *PROGRAM[1:], *map(str, words), "--out", "ddp"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr.count("ddp: x-prediction") == done.stderr.count("8 images") == 1
+    assert done.stderr.count("x-prediction") == done.stderr.count("8 images") == 1
     assert train(*words, "--accum", 2, "--out", "one") == 0
     ddp, one = load("ddp"), load("one")
     for key in ("model", "model_ema1"):
@@ -223,34 +208,25 @@ def test_two_processes_equal_two_parts():
     assert train(*words, "--out", "other") == 0  # a part of four images draws other noise
     assert not same(one["model"], load("other")["model"])
     assert [line["step"] for line in read_log("ddp")] == [2, 3]
-    words[words.index("--steps") + 1] = 4  # it goes on as one process, in as many parts only
-    assert train(*words, "--out", "ddp") == 2 and train(*words, "--accum", 2, "--out", "ddp") == 0
+    words[words.index("--steps") + 1] = 4  # it goes on as one process, in other parts, too
+    assert train(*words, "--out", "ddp") == 0 and load("ddp")["step"] == 4
 
 
-def test_processes_share_a_machine(monkeypatch):
-    """Each takes its part of this job's cores and of the memory; a batch must divide, also when it
-    is asked for from Python: 5 images in 2 parts were 4."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
-    for name, value in dict(WORLD_SIZE="4", RANK="2", MASTER_ADDR="x").items():
-        monkeypatch.setenv(name, value)
-    jit.decoders.cache_clear()
-    assert jit.decoders()._max_workers == 3 and jit.processes() == (2, 4, 4)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # of the four the others are on another machine
-    jit.decoders.cache_clear()
-    assert jit.decoders()._max_workers == 6
-    monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    jit.decoders.cache_clear()
-    write_folder(6)
-    monkeypatch.setattr(jit, "MEMORY_LIMIT", 4 * 6 * 3 * 16 * 16 - 1)
-    data = open_data()
-    data.batch(range(6))
-    assert not data.kept
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    data.batch(range(6))
-    assert len(data.kept) == 6
+def test_a_batch_must_divide():
+    """5 images in 2 parts were 4."""
     with pytest.raises(jit.Stop, match="--accum 2"):
         jit.train(jit.JiT(**SMALL, classes=10), jit.Flow(), jit.Shapes(16), "r", batch_size=5,
                   accum=2)  # fmt: skip
+
+
+def test_small_folders_are_kept_in_memory(monkeypatch):
+    """All or nothing: over shuffled epochs a cache of a part would hardly ever be hit."""
+    write_folder(6)
+    for limit, kept in ((6 * 3 * 16 * 16, 6), (6 * 3 * 16 * 16 - 1, 0)):
+        monkeypatch.setattr(jit, "MEMORY_LIMIT", limit)
+        data = open_data()
+        data.batch([*range(6)])
+        assert len(data.kept) == kept
 
 
 # What it leaves
@@ -269,7 +245,7 @@ def test_checkpoint_has_the_official_layout(run):
     for key in ("model", *averages):
         assert {name: value.shape for name, value in checkpoint[key].items()} == expected
     assert checkpoint["step"] == 4 and config["names"] == ["apple", "bear", "cat"]
-    assert config["images"] == 6 and net.classes == 3 and config["recipe"]["lr"] == 0.01
+    assert config["counts"] == [2, 2, 2] and net.classes == 3 and config["recipe"]["lr"] == 0.01
     assert config["flow"] == dataclasses.asdict(jit.Flow())
     (group,) = checkpoint["optimizer"]["param_groups"]
     assert group["betas"] == (0.9, 0.95) and group["weight_decay"] == 0
@@ -292,7 +268,7 @@ def test_sheets_are_of_the_average_in_eval_mode(monkeypatch):
     monkeypatch.setattr(jit, "sample_images", watched)
     assert train("--out", "r", "--steps", 3, "--cfg", 3, "--lr", 0.1) == 0
     (first, weights), checkpoint = seen, load("r")
-    assert first == (False, [*range(10)] * 4, dict(cfg=3.0))
+    assert first == (False, [*range(10)] * 4, dict(cfg=3.0, batch_size=4))  # as in training
     assert same(weights, dict(checkpoint["model_ema1"]))
     assert not same(weights, dict(checkpoint["model"]))
 
@@ -304,11 +280,10 @@ def test_captions_stay_in_their_tiles():
     sheet = np.asarray(Image.open("one.png")).min(2)
     width = sheet.shape[1] // 10
     assert sheet[:16, :width].min() < 128 and (sheet[:16, width:] == 255).all()
-    assert jit.pick_classes(3, 0)[1] == ["", "", ""]
 
 
 def test_files_are_replaced_whole():
-    """A crash while writing leaves the old file, and nothing beside it."""
+    """A crash while writing leaves the old file, and the next writing is not disturbed."""
     path = Path("checkpoint")
     jit.write_whole(path, lambda place: place.write_text("old"))
 
@@ -318,46 +293,33 @@ def test_files_are_replaced_whole():
 
     with pytest.raises(KeyboardInterrupt):
         jit.write_whole(path, crash)
-    assert path.read_text() == "old" and [file.name for file in Path().iterdir()] == ["checkpoint"]
+    assert path.read_text() == "old"
+    jit.write_whole(path, lambda place: place.write_text("new"))
+    assert path.read_text() == "new" and [file.name for file in Path().iterdir()] == ["checkpoint"]
 
 
 # What may not end it
 
 
 def test_disk_full_while_saving(capsys):
-    """The half file goes, the old checkpoint stays. A limit on the size of a file is as good as a
-    full disk: the system refuses to write on."""
+    """The old checkpoint stays, and the run goes on from it. A limit on the size of a file is as
+    good as a full disk: the system refuses to write on."""
     assert train("--out", "r", "--steps", 2) == 0
     before, limits = load("r"), resource.getrlimit(resource.RLIMIT_FSIZE)
     half = Path("r/checkpoint-last.pth").stat().st_size // 2
     resource.setrlimit(resource.RLIMIT_FSIZE, (half, limits[1]))
     try:
-        refused(capsys, "train", *TINY, "--out", "r", "--steps", 4)
+        with pytest.raises(RuntimeError):  # torch's
+            train("--out", "r", "--steps", 4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert same(load("r"), before) and not list(Path("r").glob(".*"))
+    assert same(load("r"), before)
     assert train("--out", "r", "--steps", 4) == 0
-
-
-def test_no_decoration_ends_a_training(monkeypatch, capsys):
-    """A sheet of 40 images may take more memory than training; a log may be a folder."""
-    errors = iter([OSError(errno.ENOSPC, "disk full"), torch.OutOfMemoryError("CUDA out of memory"),
-                   MemoryError("none left")])  # fmt: skip
-
-    def draw_sheet(*given):
-        raise next(errors)
-
-    monkeypatch.setattr(jit, "draw_sheet", draw_sheet)
-    Path("r/log.jsonl").mkdir(parents=True)
-    assert train("--out", "r", "--steps", 3, "--sample-every", 1) == 0
-    said = capsys.readouterr().err
-    assert load("r")["step"] == 3 and "log.jsonl" in said
-    assert all(words in said for words in ("disk full", "CUDA out of memory", "none left"))
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, "gradient"])
 def test_what_is_not_finite_ends_the_run(wrong, monkeypatch, capsys):
-    """Exit 1, and the last good checkpoint stays: not one of NaNs."""
+    """The last good checkpoint stays: not one of NaNs."""
     steps = itertools.count(1)
 
     def spoiled(net, x, y, flow):
@@ -370,7 +332,7 @@ def test_what_is_not_finite_ends_the_run(wrong, monkeypatch, capsys):
 
     monkeypatch.setattr(jit, "train", functools.partial(jit.train, loss_function=spoiled))
     words = ["train", *TINY, "--out", "r", "--steps", 9, "--save-every", 1]
-    assert "at step 4 the loss is" in refused(capsys, *words, code=1)
+    assert "at step 4 the loss is" in refused(capsys, *words)
     checkpoint = load("r")
     assert checkpoint["step"] == 3
     assert all(value.isfinite().all() for value in checkpoint["model"].values())
@@ -388,9 +350,7 @@ def test_steps_may_be_raised_but_little_else(capsys):
     for steps in (2, 1):
         capsys.readouterr()
         assert train(*words, "--steps", steps) == 0
-        said = capsys.readouterr().err
-        assert "goes on after step 2" in said and same(load("r"), first)
-        assert "samples-000001" not in said and "1 steps" not in said
+        assert "goes on after step 2" in capsys.readouterr().err and same(load("r"), first)
     said = refused(capsys, "train", *TINY, *words, "--lr", 0.5, "--pred", "v", "--no-rope")
     assert "lr 0.004" in said and "pred x" in said and "rope True" in said and "steps" not in said
     assert same(load("r"), first)
@@ -399,53 +359,40 @@ def test_steps_may_be_raised_but_little_else(capsys):
     assert load("r")["step"] == 4 and Path("r/samples-000003.png").exists()
 
 
-def test_where_a_run_does_not_start(capsys):
-    """--out in a stranger's folder is an error and leaves it alone, and so is one inside of --data,
-    whose sheets would be trained on; a run killed before its first save starts anew."""
-    save("photos/mine.png", "red"), save("photos/yours.png", "red")
-    assert "photos" in refused(capsys, "train", *TINY, "--out", "photos", "--steps", 1)
-    for data, out in (("photos", "photos/run"), (".", "run"), (".", "."), ("./photos", "photos")):
-        words = ["--data", data, "--out", out, "--steps", 1]
-        assert "--out" in refused(capsys, "train", *TINY, *words)
-    assert sorted(path.name for path in Path("photos").iterdir()) == ["mine.png", "yours.png"]
-    assert "--out" in refused(capsys, "train", *TINY, "--data", ".", "--steps", 1)  # ./runs/...
+def test_a_run_killed_before_its_first_save_starts_anew(capsys):
+    """A log is there, and half a file; and what another program wrote is no run."""
     Path("early").mkdir()
     Path("early/log.jsonl").write_text('{"step": 1, "loss": 1}\n')
     Path("early/.part-checkpoint-last.pth").write_text("half")
     assert train("--out", "early", "--steps", 1) == 0
     assert load("early")["step"] == 1
+    official_checkpoint(twelve_blocks(), "early/checkpoint-last.pth")
+    assert "is not a run" in refused(capsys, "train", *TINY, "--out", "early")
 
 
 def test_a_run_keeps_its_data(capsys):
-    """Moved data are the same data, and eval looks there from now on. Renamed classes, another
-    image, and another set of the same classes and number are not."""
+    """Moved data are the same data, and eval looks there from now on. Renamed classes and another
+    image are not."""
     save("cats/train/a/1.png", "red"), save("cats/train/b/1.png", "blue")
-    save("dogs/train/a/1.png", "red", (40, 40)), save("dogs/train/b/1.png", "blue", (40, 40))
     assert train("--data", "cats/train", "--steps", 1) == 0
-    said = refused(capsys, "train", *TINY, "--data", "dogs/train", "--steps", 2)  # the same --out
-    assert "train-Ti-8-x" in said
     out = next(Path("runs").iterdir())
+    assert out.name == "train-Ti-8-x" and load(out)["config"]["data"] == str(Path("cats/train").resolve())
     Path("cats").rename("moved")
-    for steps, data in ((2, "moved/train"), (3, Path("moved/train").resolve())):
-        assert train("--data", data, "--out", out, "--steps", steps) == 0
-        assert load(out)["config"]["data"] == str(data) and load(out)["step"] == steps
+    assert train("--data", "moved/train", "--out", out, "--steps", 2) == 0
+    assert load(out)["config"]["data"] == str(Path("moved/train").resolve())
     words = ["train", *TINY, "--data", "moved/train", "--out", out, "--steps", 4]
     Path("moved/train/b").rename("moved/train/c")
     assert "'a', 'b'" in refused(capsys, *words)
     Path("moved/train/c").rename("moved/train/b"), save("moved/train/b/2.png", "green")
-    assert "images 2" in refused(capsys, *words)
+    assert "counts [1, 1]" in refused(capsys, *words)
+    assert load(out)["step"] == 2
 
 
-@pytest.mark.parametrize("key", ["optimizer", "model_ema2", "config", "step"])
-def test_a_checkpoint_made_smaller_cannot_go_on(key, capsys):
-    """Who takes the optimizer out to save room can still draw, and is told why training ends."""
-    assert train("--out", "r", "--steps", 1) == 0
-    checkpoint = load("r")
-    del checkpoint[key]
-    torch.save(checkpoint, "r/checkpoint-last.pth")
-    said = refused(capsys, "train", *TINY, "--out", "r", "--steps", 2)
-    assert "r/checkpoint-last.pth" in said
-    assert call("sample", "r", "--n", 1, "--sampling-steps", 1) == 0
+def test_a_run_goes_on_in_smaller_parts():
+    """What to do where memory is short: the same batch, in two parts."""
+    words = ["--out", "r", "--batch-size", 4]
+    assert train(*words, "--steps", 1) == 0 and train(*words, "--steps", 2, "--accum", 2) == 0
+    assert load("r")["step"] == 2
 
 
 # Checkpoints
@@ -471,12 +418,12 @@ def answer(net):
     return net(z, torch.tensor([0.2, 0.7]), torch.tensor([1, jit.NO_CLASS])).detach()
 
 
-@pytest.mark.parametrize("kind", [lambda **flags: argparse.Namespace(**flags), dict])
-def test_official_checkpoint_loads(kind):
+def test_official_checkpoint_loads():
     """Released files hold no config: it follows from the shapes, and from their flags where they
     say more. Same network, same output, the right weights."""
     net = twelve_blocks()
-    official_checkpoint(net, "official.pth", args=kind(img_size=32, noise_scale=2.5, t_eps=0.01))
+    flags = argparse.Namespace(img_size=32, noise_scale="2.5", t_eps=0.01)
+    official_checkpoint(net, "official.pth", args=flags)
     loaded, flow, _ = jit.load_run("official.pth", "raw", "cpu")
     assert loaded.arguments == net.arguments and not loaded.training
     assert flow == jit.Flow(noise_scale=2.5, t_clip=0.01) and same(answer(loaded), answer(net))
@@ -487,17 +434,17 @@ def test_official_checkpoint_loads(kind):
 
 
 def test_official_checkpoint_without_flags_or_tokens(capsys):
-    """Without flags, or with empty ones, the paper's noise scale is taken; what no shape tells is
-    assumed, and said. A file with raw weights alone says how to use it."""
+    """Without flags, or with empty ones, the paper's noise scale is taken. A file with raw weights
+    alone says how to use it; with flags that cannot be read safely, why."""
     net = twelve_blocks(context_tokens=0, context_start=0, depth=3)
-    for args in (None, dict(noise_scale=None, t_eps=None)):
+    for args in (None, argparse.Namespace(noise_scale=None, t_eps=None)):
         official_checkpoint(net, "bare.pth", args=args)
         loaded, flow, _ = jit.load_run("bare.pth", "raw", "cpu")
         assert same(answer(loaded), answer(net)) and flow == jit.Flow()
-    assert "assumed" not in capsys.readouterr().err
     official_checkpoint(twelve_blocks(depth=6, context_start=2), "six.pth")
     assert jit.load_run("six.pth", "raw", "cpu")[0].context_start == 2
-    assert "before block 2" in capsys.readouterr().err
+    official_checkpoint(net, "path.pth", args=argparse.Namespace(output_dir=Path("out")))
+    assert "PosixPath" in refused(capsys, "sample", "path.pth")
     torch.save(dict(model=net.state_dict()), "only.pth")
     assert "--weights raw" in refused(capsys, "sample", "only.pth")
     assert call("sample", "only.pth", "--weights", "raw", "--n", 1, "--sampling-steps", 1) == 0
@@ -510,17 +457,9 @@ def test_official_sizes_are_recognised():
         network = dict(size=size, patch=patch, classes=1000, **jit.MODELS[model])
         with torch.device("meta"):
             weights = jit.JiT(**network).state_dict()
-        config = jit.official_config(weights, {})
+        config = jit.official_config(weights, None)
         assert dict(network, **config["network"]) == network | dict(channels=3), model
         assert config["flow"]["noise_scale"] == size / 256
-
-
-@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "net._orig_mod.", "module.net."])
-def test_usual_prefixes_are_stripped(prefix):
-    """torch.compile and DistributedDataParallel put their own before each name."""
-    net = twelve_blocks()
-    official_checkpoint(net, "official.pth", prefix)
-    assert same(answer(jit.load_run("official.pth", "raw", "cpu")[0]), answer(net))
 
 
 class Poison:
@@ -532,19 +471,16 @@ SPOILED = {
     "empty": b"", "page": b"<html>", "cut": b"PK\x03\x04", "no model": dict(epoch=3),
     "no weights": dict(model={}), "weights alone": {"net.pos_embed": torch.zeros(1)},
     "another network": dict(model={"w": torch.zeros(1)}), "tensor": torch.zeros(3), "list": [1, 2],
-    "none": dict(model=None), "not finite": None, "poison": dict(model=Poison()),
+    "none": dict(model=None), "poison": dict(model=Poison()),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", SPOILED)
-def test_files_that_are_no_checkpoints(kind, run, capsys):
+def test_files_that_are_no_checkpoints(kind, capsys):
     """One sentence with the name of the file, and nothing in it is executed: a pickle can run
     anything. torch advises to load it with weights_only=False."""
-    Path("r").mkdir()
     contents, path = SPOILED[kind], Path("r/checkpoint-last.pth")
-    if kind == "not finite":
-        contents = load(run)
-        contents["model"]["net.final_layer.linear.bias"][0] = math.nan
+    path.parent.mkdir()
     if isinstance(contents, bytes):
         path.write_bytes(contents)
     else:
@@ -552,8 +488,7 @@ def test_files_that_are_no_checkpoints(kind, run, capsys):
     for words in (["sample", "r", "--weights", "raw"], ["eval", path, "--weights", "raw"],
                   ["train", *TINY, "--out", "r"]):  # fmt: skip
         said = refused(capsys, *words)
-        assert ("r is a run with" in said) if kind == "not finite" and words[0] == "train" else (
-            str(path) in said and "weights_only" not in said)  # fmt: skip
+        assert str(path) in said and "weights_only" not in said
     assert not Path("poisoned").exists()
 
 

@@ -14,13 +14,6 @@ import jit
 FLOW = jit.Flow(noise_scale=2.0)
 
 
-def end_of(path):
-    """The last state of a path."""
-    for _, z, _ in path:
-        pass
-    return z
-
-
 def gaussian_flow(mean=0.3, scale=0.4):
     """Exact velocity for N(mean, scale^2) from noise N(0, 1), and where the path from z ends."""
 
@@ -42,7 +35,7 @@ def test_order_of_the_solver(solver, order):
     velocity, solution = gaussian_flow()
     z, errors = normal(100, dtype=torch.float64), []
     for steps in (40, 80):
-        end = end_of(jit.integrate(velocity, z, steps, solver))
+        end = jit.integrate(velocity, z, steps, solver)
         errors.append((end - solution(z)).abs().max().item())
     assert math.isclose(math.log2(errors[0] / errors[1]), order, abs_tol=0.15)
     assert errors[1] < (0.05 if order == 1 else 0.005)
@@ -53,21 +46,23 @@ def test_number_of_evaluations_and_last_step():
     is Euler's."""
     for solver, count in (("heun", 99), ("euler", 50)):
         velocity, _ = gaussian_flow()
-        path = list(jit.integrate(velocity, normal(2), 50, solver))
+        path = []
+        last = jit.integrate(velocity, normal(2), 50, solver, lambda *seen: path.append(seen))
         assert len(velocity.calls) == count and len(path) == 51
+        assert torch.equal(last, jit.integrate(gaussian_flow()[0], normal(2), 50, solver))
         assert math.isclose(max(velocity.calls), 0.98)
         assert [t for t, _, _ in path] == [i / 50 for i in range(51)]
         *_, (t, z, x_pred), (_, end, image) = path
         tangent = z + 0.02 * gaussian_flow()[0](z, t)  # where it leads at t = 1
         torch.testing.assert_close(end, tangent), torch.testing.assert_close(x_pred, tangent)
-        assert torch.equal(end, image)
+        assert torch.equal(end, image) and torch.equal(end, last)
 
 
 @pytest.mark.parametrize("wrong", ["Heun", "euler2", ""])
 def test_a_wrong_solver_is_an_error(wrong):
     """A typing error meant Euler, at half of the quality, without a word."""
     with pytest.raises(ValueError):
-        list(jit.integrate(lambda z, t: z, torch.zeros(1), 2, wrong))
+        jit.integrate(lambda z, t: z, torch.zeros(1), 2, wrong)
 
 
 def test_no_step_is_kept_alive():
@@ -107,7 +102,7 @@ def test_guidance_costs_what_it_must():
     assert labels(2.0, (0.1, 1.0), [0.0, 0.1, 0.5, 0.99]) == [one, one, both, both]
     assert labels(1.0, (0.0, 1.0), [0.0, 0.5]) == [one, one]
     assert labels(2.0, (0.0, 0.7), [0.0, 0.7, 0.71]) == [both, one, one]  # from 0: t = 0 is inside
-    assert labels(0.0, (0.0, 1.0), [0.5]) == [both]
+    assert labels(0.0, (0.1, 1.0), [0.0, 0.5]) == [both, both]  # without class: at every t
 
 
 def test_defaults_are_the_papers():
@@ -142,17 +137,8 @@ def test_sampler_reads_the_output_as_the_loss_does(pred):
         v = velocity(jit.interpolate(x, noise, torch.tensor([0.4, 0.4])), 0.4)
         torch.testing.assert_close(v, x - noise, atol=1e-4, rtol=0)
     else:
-        end = end_of(jit.integrate(velocity, noise, 20))
+        end = jit.integrate(velocity, noise, 20)
         torch.testing.assert_close(end, x, atol=1e-4, rtol=0)  # fp32 over 39 evaluations
-
-
-@pytest.mark.parametrize("classes, drop, weight", [(5, 0.1, 3.0), (5, 0.0, 1.0), (5, 1.0, 1.0),
-                                                   (1, 0.1, 1.0), (0, 0.1, 1.0)])  # fmt: skip
-def test_guidance_needs_two_fields(classes, drop, weight):
-    """One class tells nothing; --label-drop 0 leaves the field without class untrained, 1 the field
-    of each class: following what was never trained spoils the images without a word."""
-    net = filled(classes=classes)
-    assert jit.guidance_weight(3.0, net, jit.Flow(label_drop=drop)) == weight
 
 
 # Images
