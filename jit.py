@@ -41,6 +41,7 @@ import itertools
 import json
 import re
 import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -460,6 +461,11 @@ def check(condition, sentence):
         raise Stop(sentence)
 
 
+def brief(words):
+    """Words as text, cut where there are too many."""
+    return textwrap.shorten(", ".join(sorted(words)) or "none", 200, placeholder=" ...")
+
+
 # ---- 5. Built-in data: ten shapes, drawn as they are needed ----
 
 SHAPES = ["disc", "ring", "triangle", "square", "star", "heart", "cross", "moon", "flower", "gear"]
@@ -622,46 +628,35 @@ class Images:
         return pixels, self.labels[indices]
 
 
-def first_few(things):
-    """Twenty of them at most, as text."""
-    words = sorted(map(str, things))
-    return ", ".join(words[:20]) + (", ..." if len(words) > 20 else "") or "none"
-
-
-def visible_files(root):
-    """All files and folders below a folder that are not hidden, sorted: {path: its parts}."""
-    top = list(root.glob("[!.]*"))  # links are followed here only: below, one may lead back up
-    paths = sorted(path for folder in top for path in (folder, *folder.rglob("[!.]*")))
-    parts = {path: path.relative_to(root).parts for path in paths}
-    return {path: below for path, below in parts.items() if not any(p[0] == "." for p in below)}
-
-
 def open_data(name, shape):
     """The data of --data: Shapes, or Images of FOLDER/CLASS/**, or of FOLDER/* without classes."""
     if name == "shapes":
         return Shapes(shape[1])
-    root = Path(name).resolve()
+    root, types = Path(name).resolve(), Image.registered_extensions()
     check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
-    types = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = visible_files(root)
-    paths = [path for path in files if path.suffix.lower() in types]
+    # Not what is hidden. Links are followed at the top only: below, one may lead back up.
+    found = sorted(path for top in root.glob("[!.]*") for path in (top, *top.rglob("[!.]*")))
+    parts = {path: path.relative_to(root).parts for path in found}
+    found = [path for path in found if not any(part[0] == "." for part in parts[path])]
+    paths = [path for path in found if types.get(path.suffix.lower()) in Image.OPEN]
     check(paths, f"{root} holds no images; lay them out as CLASS/*.jpg, or *.jpg without classes.")
+    others = {path.suffix or path.name for path in {*found} - {*paths} if not path.is_dir()}
 
     # What would be learnt without a word, and was not meant.
-    runs = [path.parent for path in files if path.name == CHECKPOINT]
-    check(not runs, f"{root} holds a run, {first_few(runs)}, whose pictures are no data: move it.")
-    names, labels, counts = np.unique([files[path][0] if files[path][1:] else "" for path in paths],
+    runs = [str(path.parent) for path in found if path.name == CHECKPOINT]
+    check(not runs, f"{root} holds a run, {brief(runs)}, whose pictures are no data: move it.")
+    names, labels, counts = np.unique([parts[path][0] if parts[path][1:] else "" for path in paths],
                                       return_inverse=True, return_counts=True)  # "": at the top
     check(names[0] or len(names) == 1, f"{root} holds images and folders of images: move either.")
-    splits = {part for path in paths for part in files[path][:-1] if SPLIT.fullmatch(part.lower())}
-    kinds = {SPLIT.fullmatch(part.lower())[1] for part in splits}
-    check(len(kinds) < 2 and not splits.issuperset(names),
-          f"{root} is split into {first_few(splits)}: give a folder with one of them.")
+    splits = {part: SPLIT.fullmatch(part.lower()) for path in paths for part in parts[path][:-1]}
+    kinds = {match[1] for match in splits.values() if match}
+    some = brief(part for part, match in splits.items() if match)
+    check(len(kinds) < 2 and not all(map(splits.get, names)),
+          f"{root} is split into {some}: give a folder with one of them.")
 
-    others = {path.suffix or path.name for path in files.keys() - paths if not path.is_dir()}
     names = [name for name in names.tolist() if name]
     labels = torch.tensor(labels) if names else torch.full((len(paths),), NO_CLASS)
-    summary = f"{root}: {len(paths)} images, {len(names)} classes, left out: {first_few(others)}"
+    summary = f"{root}: {len(paths)} images, {len(names)} classes, left out: {brief(others)}"
     return Images(names, labels, paths, shape, str(root), counts.tolist(), summary)
 
 
@@ -894,6 +889,7 @@ def load_run(path, weights, device, network=JiT):
 
 def resume(path, networks, optimizer, config):
     """Restore a run from its checkpoint, if there is one; returns how many steps it has done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return 0
     checkpoint = load_checkpoint(path)
@@ -910,12 +906,17 @@ def resume(path, networks, optimizer, config):
 
 
 def summarize(seen, parameters):
-    """Of pairs loss, t: the mean loss, also in ten bins of t (None: empty); a gradient's norm."""
+    """Of pairs loss, t: the mean loss, also in ten bins of t (None: empty); a gradient's norm.
+
+    Raises Stop where they are not finite: the run is lost, and its checkpoint must not be.
+    """
     losses, t = (torch.cat(column).cpu() for column in zip(*seen))
     bins = [losses[(t * 10).long().clamp(max=9) == i] for i in range(10)]
     by_t = [part.mean().item() if len(part) else None for part in bins]
-    norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
-    return dict(loss=losses.mean().item(), loss_by_t=by_t, grad_norm=norm.item())
+    norms = torch.stack([p.grad.norm() for p in parameters if p.grad is not None])
+    loss, norm = losses.mean().item(), norms.norm().item()
+    check(math.isfinite(loss + norm), f"loss {loss}, gradient {norm}: try a lower --lr.")
+    return dict(loss=loss, loss_by_t=by_t, grad_norm=norm)
 
 
 def mix_seed(*parts):
@@ -948,10 +949,18 @@ def sample_images(net, y, flow, shape, seed=0, batch_size=50, cfg=2.0, interval=
         yield to_uint8(integrate(velocity, flow.noise_scale * noise, sampling_steps, solver))
 
 
-def learnt_classes(net, flow, names):
-    """{name: number}, of an official file {"0": 0, ...}; {"": NO_CLASS} where none was learnt."""
+def classes_in_turn(net, flow, n, names, wanted=""):
+    """Names and numbers of n classes: those wanted, with commas between, or all that were learnt.
+
+    Where there are no names, as in official files, numbers are; without any class there is "".
+    """
     numbers = range(net.classes if flow.label_drop < 1 else 0)
-    return dict(zip(names or map(str, numbers), numbers)) or {"": NO_CLASS}
+    known = dict(zip(names or map(str, numbers), numbers)) or {"": NO_CLASS}
+    words = wanted.split(",") if wanted else list(known)
+    for word in words:
+        check(word in known, f"--classes {word}: it has learnt {brief(known)}.")
+    captions = [words[i % len(words)] for i in range(n)]
+    return captions, [known[caption] for caption in captions]
 
 
 def sample_classes(net, flow, numbers, cfg=2.0, **settings):
@@ -994,18 +1003,15 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
           f"--batch-size {batch_size} is no multiple of --accum {accum} times {world} processes.")
 
     # What is trained: the network, and two averages of its weights.
-    averages = {name: copy.deepcopy(net).eval() for name in AVERAGES}
-    networks = {"model": net} | {WEIGHTS[name]: average for name, average in averages.items()}
+    networks = {"model": net} | {WEIGHTS[name]: copy.deepcopy(net).eval() for name in AVERAGES}
     optimizer = torch.optim.AdamW(parameters, lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if world > 1 else net
 
     # Where it goes on: with the same config, but for the place of the data.
-    recipe = dict(batch_size=batch_size, lr=lr, warmup=warmup, cooldown=cooldown, flip=flip,
-                  seed=seed)  # fmt: skip
-    config = dict(network=net.arguments, flow=dataclasses.asdict(flow), recipe=recipe,
-                  names=list(data.names), counts=data.counts, data=data.name)  # fmt: skip
+    config = dict(network=net.arguments, flow=dataclasses.asdict(flow), names=list(data.names),
+                  counts=data.counts, data=data.name, recipe=dict(batch_size=batch_size, lr=lr,
+                  warmup=warmup, cooldown=cooldown, flip=flip, seed=seed))  # fmt: skip
     done = resume(out / CHECKPOINT, networks, optimizer, config)
-    out.mkdir(parents=True, exist_ok=True)
     if rank == 0:
         tqdm.write(f"{data.summary}; {'' if flip else 'not '}mirrored; {flow.pred}-prediction, "
                    f"patches of {net.shape[0] * net.patch**2} numbers; {device}; {out}: "
@@ -1030,7 +1036,8 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         for name, memory in AVERAGES.items():
-            update_average(list(averages[name].parameters()), parameters, *memory, step)
+            average = list(networks[WEIGHTS[name]].parameters())
+            update_average(average, parameters, *memory, step)
 
         # Now and then: log, save, draw.
         save = step == steps or step % save_every == 0
@@ -1038,8 +1045,6 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
         if not (save or draw or step % log_every == 0):
             continue
         line = dict(step=step, lr=rate) | summarize(seen, parameters)
-        check(math.isfinite(line["loss"] + line["grad_norm"]), f"at step {step} the loss is "
-              f"{line['loss']}, its gradient {line['grad_norm']}: try a lower --lr.")  # fmt: skip
         line["images_per_s"] = (step - logged) * batch_size / (time.perf_counter() - clock)
         line["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
@@ -1049,10 +1054,8 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
         if rank == 0 and save:
             save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
         if rank == 0 and draw:
-            known = learnt_classes(net, flow, data.names)
-            captions = list(itertools.islice(itertools.cycle(known), 40))
-            samples = sample_classes(averages["ema1"], flow, [known[name] for name in captions],
-                                     cfg, batch_size=count)  # no more memory than a step takes
+            captions, numbers = classes_in_turn(net, flow, 40, data.names)
+            samples = sample_classes(networks["model_ema1"], flow, numbers, cfg, batch_size=count)
             draw_sheet(out / f"samples-{step:06d}.png", captions, samples)
         seen, logged, clock = [], step, time.perf_counter()
 
@@ -1085,7 +1088,6 @@ FLAGS = {
     "out": (PATH, "run folder (default: runs/DATA-MODEL-PATCH-PRED)"),
     "model": (dict(default="Ti/16"), "Ti, S, B, L, H or G, a slash, the side of a patch"),
     "size": (number(int, 1, default=64), "side of the images in pixels"),
-    "patch": (positive_int, "side of a patch in pixels (default: of --model)"),
     "depth": (positive_int, "number of Transformer blocks (default: of --model)"),
     "width": (positive_int, "numbers of a token (default: of --model)"),
     "heads": (positive_int, "attention heads of a block (default: of --model)"),
@@ -1188,12 +1190,7 @@ def run_sample(args):
     """Images of a trained network, on a sheet or in single files."""
     check(args.png_dir or args.n <= 1000, "more than 1,000 images need --png-dir.")
     net, flow, config = open_run(args)
-    known = learnt_classes(net, flow, config["names"])
-    words = args.classes.split(",") if args.classes else list(known)
-    wrong = [word for word in words if word not in known]
-    check(not wrong, f"--classes {first_few(wrong)}: it has learnt {first_few(known)}.")
-    captions = [words[i % len(words)] for i in range(args.n)]
-    numbers = [known[caption] for caption in captions]
+    captions, numbers = classes_in_turn(net, flow, args.n, config["names"], args.classes)
     batches = sample_classes(net, flow, numbers, **flags_of(sample_images, args))
     batches = tqdm(batches, "samples", math.ceil(args.n / args.batch_size))
     place = args.png_dir or (args.run if args.run.is_dir() else args.run.parent) / "samples.png"
@@ -1233,8 +1230,8 @@ def run_eval(args):
         write_whole(args.stats, functools.partial(np.savez, mu=mu, sigma=sigma))
 
     # Each class as often as in the training data: n of its sorted labels, evenly spread.
-    numbers = list(learnt_classes(net, flow, config["names"]).values())
-    labels = np.repeat(numbers, config["counts"] if len(numbers) > 1 else 1)
+    _, numbers = classes_in_turn(net, flow, len(config["counts"]), config["names"])
+    labels = np.repeat(numbers, config["counts"])
     labels = labels[np.arange(args.n) * len(labels) // args.n]
     samples = sample_classes(net, flow, labels, **flags_of(sample_images, args))
     samples = tqdm(samples, "samples", math.ceil(args.n / args.batch_size))

@@ -177,7 +177,7 @@ ERRORS = """train --data nowhere: nowhere; train --data empty: no images;
 train --data broken: cannot be read; train --data split: train; train --data some.npz: some.npz;
 train --data cifar10: cifar10; train --model X/16: --model X/16; train --model B: --model B;
 train --model Ti/0: --model; train --model Ti/-8: --model; train --model /8: --model;
-train --size 20: size 20; train --size 20 --patch 16: patch 16;
+train --size 20: size 20; train --size 20 --model Ti/16: patch 16;
 train --width 100 --heads 3: width 100; train --heads 5: heads 5;
 train --depth 1: context_start 1; train --context-start 9: context_start 9;
 train --out file/deeper: file; train --out file: file; train --pred noise: --pred;
@@ -192,7 +192,7 @@ FLOATS = {"train": "mu sigma lr noise-scale label-drop t-clip cooldown cfg", "sa
 NUMBERS = [f"{command} --{name} {value}" for command, names in FLOATS.items()
            for name in names.split() for value in ("nan", "inf", "-inf", "1e999")]  # fmt: skip
 NUMBERS += [f"train --{name} 0" for name in """sigma noise-scale lr t-clip steps accum size heads
-            depth width patch batch-size log-every save-every sample-every""".split()]  # fmt: skip
+            depth width batch-size log-every save-every sample-every""".split()]  # fmt: skip
 NUMBERS += """train --noise-scale -1, train --label-drop 1.5, train --label-drop -0.1,
 train --t-clip 2, train --cooldown 1.5, train --cfg -1, train --batch-size -1, train --steps many,
 train --seed 18446744073709551616, train --seed -1, train --context-tokens -1, train --warmup -1,
