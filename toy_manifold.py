@@ -6,10 +6,10 @@
 A spiral in a plane is put into R^D; a small perceptron learns to denoise it: predict x, eps or v.
 Loss, conversions and sampler come from jit.py: what trains the image Transformer is tested here.
 As there, t = 0 is noise, t = 1 is data, z = t x + (1 - t) eps, v = x - eps; B is the batch size.
-It leaves toy_manifold.json, .npz and .png in runs/figures, or in --out.
+It leaves toy_manifold.png in runs/figures, or in --out, and the numbers in results/ there.
 
-figures/toy.md tells what further studies found (figures/toy_dimension.py, toy_why.py), and why what
-the paper leaves open was chosen so.
+figures/findings.md tells what further studies found (figures/toy_studies.py), and why what the
+paper leaves open was chosen so.
 """
 
 import argparse
@@ -26,8 +26,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from jit import check_writable, convert, flow_loss, integrate, interpolate
-from jit import natural, number, positive_int, write_whole
+from jit import convert, flow_loss, integrate, interpolate, positive_int, write_whole
 
 PREDS = ("x", "eps", "v")  # what a network can predict
 REFERENCES = ("data", "oracle", "noise")  # new data, best possible denoiser, noise as it is
@@ -47,7 +46,7 @@ class Config(NamedTuple):
     d: int = 2  # dimension of the data
     data: str = "spirals"  # or "gaussian"
     width: int = 256  # hidden units in each layer
-    skip: str = "none"  # path for z around the hidden layers (figures/toy_why.py)
+    skip: str = "none"  # path for z around the hidden layers (figures/toy_studies.py)
     pred: str = "x"  # what the network predicts; one of REFERENCES: no network
     loss: str = "v"  # the quantity that the loss compares
 
@@ -138,9 +137,7 @@ def sample(net, pred, noise):
         t = torch.full((len(z),), t)
         return convert(net(z, t), z, t, pred)["v"]
 
-    for _, z, _ in integrate(velocity, noise, SOLVER_STEPS, "heun"):
-        pass  # only the last z is kept
-    return z
+    return integrate(velocity, noise, SOLVER_STEPS, "heun")
 
 
 def posterior_mean(z, t, P, points):
@@ -254,9 +251,10 @@ def draw_samples(records, planes):
             draw_plane(ax, planes[f"{pred}-{D}"], COLOURS[pred])
             ax.set_xlabel(f"off plane: {round(errors[D, pred], 4):.3g}", fontsize=10.5)
         draw_plane(row[-1], planes[f"{reference}-{dims[-1]}"], "#666666")
-        row[-1].set_xlabel(LABELS[reference], fontsize=10.5)
+        error = f"{round(errors[dims[-1], reference], 4):.3g}"
+        row[-1].set_xlabel(f"{LABELS[reference]}: {error}", fontsize=10.5)
         row[0].set_ylabel(LABELS[pred], color=COLOURS[pred], fontsize=12)
-    for ax, title in zip(rows[0], [*(f"D = {D}" for D in dims), "reference"]):
+    for ax, title in zip(rows[0], [*(f"D = {D}" for D in dims), f"reference, {dims[-1]}"]):
         ax.set_title(title, fontsize=12)
     title = "As D grows, ε- and v-prediction lose the spiral; x-prediction keeps it"
     figure.suptitle(title, fontsize=13, fontweight="bold")
@@ -280,9 +278,9 @@ def draw_plane(ax, points, colour):
 def add_flags(parser):
     """The flags of all toy studies."""
     add = parser.add_argument
-    add("--seeds", type=positive_int, default=1, help="how many seeds to average over")
-    add("--seed", type=natural, default=0, help="the first of them")
-    add("--steps", type=positive_int, default=STEPS, help="training steps")
+    add("--seeds", default=1, **positive_int, help="how many seeds to average over")
+    add("--seed", type=int, default=0, help="the first of them")
+    add("--steps", default=STEPS, **positive_int, help="training steps")
     add("--draw", action="store_true", help="train nothing: the picture again, from the numbers")
     add("--out", type=Path, default=Path("runs/figures"), help="folder for the results")
     return parser
@@ -298,24 +296,25 @@ def save_picture(path, figure, command):
     """A PNG, with the command that draws it inside."""
     details = dict(format="png", dpi=120, metadata=dict(Description=command))
     write_whole(path, functools.partial(figure.savefig, **details))
-    print(f"wrote {path}, and the numbers beside it")
+    print(f"wrote {path}; its numbers are in {path.parent / 'results'}")
 
 
 def parse(words=None):
     style = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = add_flags(argparse.ArgumentParser(description=__doc__, **style))
-    dimension = number(int, 2, high=2**14)
-    parser.add_argument("--dims", type=dimension, nargs="+", default=DIMS, help="values of D")
-    return parser.parse_args(words)
+    parser.add_argument("--dims", **positive_int, nargs="+", default=DIMS, help="of the space")
+    args = parser.parse_args(words)
+    if min(args.dims) < 2:
+        parser.error("--dims: a plane needs two dimensions")
+    return args
 
 
 def main(words=None):
     args = parse(words)
     torch.set_num_threads(1)  # such small products gain nothing from more
-    path = args.out / "toy_manifold.json"
+    path = args.out / "results" / "toy_manifold.json"
     if not args.draw:
-        check_writable(args.out)
-        args.out.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         seeds = range(args.seed, args.seed + args.seeds)
         preds = PREDS + REFERENCES
         configs = [Config(D, pred=pred) for D in sorted(set(args.dims)) for pred in preds]
@@ -327,7 +326,7 @@ def main(words=None):
     with np.load(path.with_suffix(".npz")) as planes:
         figure = draw_samples(records, {key: plane.astype(float) for key, plane in planes.items()})
     command = f"python toy_manifold.py --seeds {len(group(records, 'seed'))}"
-    save_picture(path.with_suffix(".png"), figure, command)
+    save_picture(args.out / "toy_manifold.png", figure, command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What scripts that use jit.py share: jit.py itself, real images, the version of the data."""
+"""What scripts that use jit.py share: jit.py itself, real images, samples, the version of data."""
 
 import functools
 import sys
@@ -17,13 +17,11 @@ def finish(work):
     """Do the work of a script; what a user can mend is a sentence. Returns the exit code."""
     try:
         work()
-    except (Exception, KeyboardInterrupt) as error:
-        explained = jit.explain(error)
-        if explained is None:
-            raise
-        sentence, code = explained
+    except (jit.Stop, OSError, KeyboardInterrupt) as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        sentence = "stopped." if stopped else error
         print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
-        return code
+        return 130 if stopped else 2
     return 0
 
 
@@ -40,22 +38,28 @@ def real_images(data, n, seed):
     return pixels, torch.cat([y for _, y in batches])
 
 
+def classes_in_turn(n, classes):
+    """For n images the numbers of their classes, each in turn; NO_CLASS where there are none."""
+    return torch.arange(n) % classes if classes else torch.full((n,), jit.NO_CLASS)
+
+
 def unselected_samples(net, flow, n):
     """n samples of seed 0 with guidance 2, uint8 (n, C, S, S), and their classes, in turn (n,)."""
-    y, _ = jit.pick_classes(n, net.classes)
-    cfg = jit.guidance_weight(2.0, net, flow)
-    batches = jit.sample_images(net, y.to(net.pos_embed.device), flow, net.shape, cfg=cfg)
+    y = classes_in_turn(n, net.classes)
+    batches = jit.sample_images(net, y.to(net.pos_embed.device), flow, net.shape)
     return torch.cat([batch.cpu() for batch in tqdm(batches, "sampling", -(-n // 50))]), y
 
 
 @functools.cache
 def version_of(data):
-    """Ten letters that change with the built-in shapes, or names and sizes of a folder's files.
+    """Ten letters that change with the built-in shapes, or the names of a folder's files.
 
     What was learned from other data must not be used. data: shapes, or a folder.
     """
     if data != "shapes":
-        return jit.find_images(data, (3, 1, 1)).fingerprint[:10]
+        images = jit.open_data(data, (3, 1, 1))
+        files = [Path(path).relative_to(images.name).as_posix() for path in images.paths]
+        return digest(images.names, files)
     outlines = {  # to a thousandth: the last digits differ from machine to machine
         name: [(torch.view_as_real(polygon) * 1000).round().int().tolist() for polygon in polygons]
         for name, polygons in jit.shape_outlines().items()

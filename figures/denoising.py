@@ -62,14 +62,15 @@ def main(words=None):
 
 def draw(args):
     net, flow, config = jit.load_run(args.run, "ema1", jit.choose_device("auto"))
-    shapes = "star,heart" if config["data"] == "shapes" else ""
-    y, _ = jit.pick_classes(2, net.classes, config["names"], shapes)
-    device, cfg = net.pos_embed.device, jit.guidance_weight(2.0, net, flow)
-    velocity = jit.guided_velocity(net, y.to(device), flow, cfg)
-    noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(2)).to(device)
-    states = list(jit.integrate(velocity, noise, steps=30))
-    strip = draw_strip(states[::3])
-    save(strip, args.out / "denoising.png", f"python figures/denoising.py {args.run}")
+    names = config["names"]
+    y = [names.index(name) for name in ("star", "heart")] if names == jit.SHAPES else [0, 1]
+    y = torch.tensor(y, device=net.pos_embed.device)
+    noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(2)).to(y.device)
+    states = []
+    jit.integrate(jit.guided_velocity(net, y, flow), noise, steps=30,
+                  watch=lambda *state: states.append(state))  # fmt: skip
+    strip, command = draw_strip(states[::3]), f"python figures/denoising.py runs/{args.run.name}"
+    save(strip, args.out / "denoising.png", command)
     draw_animation(states, args.out / "denoising.gif")
 
 

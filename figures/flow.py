@@ -32,8 +32,10 @@ def flow_paths(n=48, steps=200):
     engine = torch.quasirandom.SobolEngine(2, scramble=True, seed=132)
     # Normally distributed, but with fewer gaps and heaps than at random.
     noise = torch.special.ndtri(engine.draw(n, dtype=torch.float64))
-    states = jit.integrate(lambda z, t: mean_velocity(z, t, data), noise, steps, "heun")
-    return torch.stack([z for _, z, _ in states])
+    ways = []
+    jit.integrate(lambda z, t: mean_velocity(z, t, data), noise, steps, "heun",
+                  watch=lambda t, z, x_pred: ways.append(z))  # fmt: skip
+    return torch.stack(ways)
 
 
 def draw_arrows(ax, t, data):

@@ -6,7 +6,7 @@
     python figures/handover.py runs/x runs/v
 
 Both must be runs on the shapes, of one size. Measured as in figures/run.py; the numbers stand in
-handover.json, too.
+results/handover.json, too.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import judge
 import torch
-from common import finish, jit
+from common import classes_in_turn, finish, jit
 from draw import DPI, PREDICTION, in_words, mosaic
 from matplotlib.figure import Figure
 from run import follow, noise_left
@@ -35,10 +35,9 @@ def draw_samples(first, second, at, y):
     """first, second: (net, flow). Samples as floats, not clipped, and the noise they began with."""
     net, flow = first
     noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y)))
-    cfg, interval = jit.guidance_weight(SAMPLE["cfg"], net, flow), SAMPLE["interval"]
 
     def velocity_of(labels):
-        both = (jit.guided_velocity(net, labels, flow, cfg, interval)
+        both = (jit.guided_velocity(net, labels, flow, SAMPLE["cfg"], SAMPLE["interval"])
                 for net, flow in (first, second))  # fmt: skip
         return hand_over(*both, at)
 
@@ -49,7 +48,7 @@ def draw_samples(first, second, at, y):
 def draw_cell(ax, samples, noise, y, judge_net):
     """Four samples and their scores, which are returned."""
     pixels = jit.to_uint8(samples)
-    shown = pixels[[SHOWN[i] % len(pixels) for i in (0, 1, 3, 4)]]
+    shown = pixels[[i % len(pixels) for i in SHOWN[:4]]]
     ax.imshow(mosaic(shown.numpy()), interpolation="nearest")
     found = dict(recognised=judge.recognised(pixels, y, judge_net),
                  noise_left=noise_left(samples, noise))  # fmt: skip
@@ -63,7 +62,7 @@ def draw(args):
     fits = len(kinds) == 1 and "shapes" in next(iter(kinds))
     jit.check(fits, "Both runs must be on the shapes, of one size and noise scale.")
     runs = [(net, flow) for net, flow, _ in loaded]
-    y, _ = jit.pick_classes(args.n, 10)
+    y = classes_in_turn(args.n, 10)
     judge_net, records = judge.load_judge("shapes"), []
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     figure.suptitle("Until t one network samples, then the other goes on")
@@ -76,17 +75,19 @@ def draw(args):
             alone = {0: PREDICTION[names[1]], 1: PREDICTION[names[0]]}
             ax.set(xticks=[], yticks=[], title=alone.get(at, f"until t = {at}"))
             ax.spines[:].set_visible(False)
-    command = f"python figures/handover.py {args.first} {args.second}"
+    command = f"python figures/handover.py runs/{args.first.name} runs/{args.second.name}"
     save(figure, args.out / "handover.png", command, DPI)
     text = json.dumps(dict(command=command, n=args.n, records=records), indent=1) + "\n"
-    jit.write_whole(args.out / "handover.json", lambda part: part.write_text(text))
+    path = args.out / "results" / "handover.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jit.write_whole(path, lambda part: part.write_text(text))
 
 
 def main(words=None):
     parser = script_to_out(__doc__)
     parser.add_argument("first", type=Path, help="folder of a run")
     parser.add_argument("second", type=Path, help="folder of another")
-    parser.add_argument("--n", type=jit.positive_int, default=300, help="samples of each kind")
+    parser.add_argument("--n", **jit.positive_int, default=300, help="samples of each kind")
     args = parser.parse_args(words)
     return finish(lambda: draw(args))
 

@@ -1,8 +1,9 @@
 """loss.png of a run of your own: its loss against the step and, over the last tenth, against t.
 
-    python figures/loss.py runs/shapes-Ti-16-x
+    python figures/loss.py runs/shapes-Ti-16-x            runs/shapes-Ti-16-x/loss.png
+    python figures/loss.py runs/mine runs/other           side by side, the first in grey behind all
 
-Compare it with figures/health.png: a healthy run and four that are not.
+Compare it with figures/health.png: a healthy run and four that are not, of 1,000 steps each.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from common import finish, jit
 from matplotlib.figure import Figure
-from style import INK, save, script
+from style import GREY, X, save, script
 
 
 def read_log(run):
@@ -33,28 +34,38 @@ def mean_by_t(lines):
     return np.ma.masked_invalid(by_t).mean(0)
 
 
-def draw_loss(log):
-    """Left the loss against the step, right its mean in ten bins of t over the last tenth."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([line["step"] for line in log], [line["loss"] for line in log], color=INK)
-    right.plot(np.arange(0.05, 1, 0.1), mean_by_t(log[-max(1, len(log) // 10) :]), color=INK)
-    left.set(xlabel="step", ylabel="loss", yscale="log")
-    right.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), yscale="log")
+def draw_loss(logs):
+    """{title: log}: a column each, above its loss against the step, below its mean over the last
+    tenth in ten bins of t."""
+    figure = Figure(figsize=(max(5, 2 * len(logs)), 4.6), layout="constrained")
+    axes = figure.subplots(2, len(logs), sharex="row", sharey="row", squeeze=False)
+    first = next(iter(logs.values()))
+    for (title, log), by_step, by_t in zip(logs.items(), *axes):
+        for lines, colour in ((first, GREY), (log, X)):
+            by_step.plot([line["step"] for line in lines], [line["loss"] for line in lines],
+                         color=colour)  # fmt: skip
+            late = mean_by_t(lines[-max(1, len(lines) // 10) :])
+            by_t.plot(np.arange(0.05, 1, 0.1), late, color=colour)
+        by_step.set(xlabel="step", yscale="log", title=title)
+        by_t.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), yscale="log")
+    axes[0, 0].set_ylabel("loss")
+    axes[1, 0].set_ylabel("loss, last tenth")
     return figure
 
 
-def draw(run):
-    log = read_log(run)
-    jit.check(log, f"{run} has no log.jsonl with a line in it; python jit.py train makes one.")
-    save(draw_loss(log), run / "loss.png", f"python figures/loss.py {run}", dpi=100)
+def draw(runs):
+    logs = {run.name: read_log(run) for run in runs}
+    for run in runs:
+        jit.check(logs[run.name], f"{run} has no log.jsonl; python jit.py train makes one.")
+    command = "python figures/loss.py " + " ".join(f"runs/{name}" for name in logs)
+    save(draw_loss(logs), runs[0] / "loss.png", command, dpi=100)
 
 
 def main(words=None):
     parser = script(__doc__)
-    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
     args = parser.parse_args(words)
-    return finish(lambda: draw(args.run))
+    return finish(lambda: draw(args.runs))
 
 
 if __name__ == "__main__":

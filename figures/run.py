@@ -3,21 +3,20 @@
     python figures/run.py ratio                          seed 0 of every cell
     python figures/run.py ratio --seeds 3                and two more, where a claim needs them
     python figures/run.py predictions --data digits --size 28 --patches 14 7 --channels 1
-                                                         the same on your pictures, digits/CLASS/*
+                                                         on your pictures, digits/CLASS/*
 
-Networks lie in runs/studies. Leaves OUT/NAME.json, a record a cell and seed, and OUT/NAME.npz, six
-samples of each: figures/draw.py needs no more. OUT is runs/figures unless --out says otherwise, so
-that a first try does not write over the committed results.
+Networks lie in runs/studies. Leaves OUT/results/NAME.json, a record a cell and seed, and NAME.npz,
+ten samples of each cell: figures/draw.py needs no more. OUT is runs/figures unless --out says
+otherwise, so that a first try does not write over the committed results.
 
 Of each cell: recognised, the share of samples that the judge takes for their class (judge.py);
-noise_left, what is left of the starting noise; grain, the fine texture; rfd (rfd.py); loss_over_t,
-the v-loss of fixed images and noise at studies.TIMES. Beside them the same of real images.
+noise_left, what is left of the starting noise, also of its parts that are out of reach of the
+network and in reach; loss_over_t, the v-loss of fixed images and noise at studies.TIMES.
 """
 
 import functools
 import inspect
 import json
-import math
 import multiprocessing
 import os
 import platform
@@ -35,14 +34,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import variants
-from common import ROOT, finish, jit, real_images, version_of
-from loss import mean_by_t, read_log
-from rfd import feature_moments
+from common import ROOT, classes_in_turn, finish, jit, real_images, version_of
 from studies import FLOW, SAMPLE, SHOWN, STUDIES, TIMES, TRAIN, digest, settings
 from style import script_to_out
 from tqdm import tqdm
 
 # ---- What is measured ----
+
+
+def slope(samples, noise):
+    """Of samples on noise, for tensors of one shape: 0 no noise is left, 1 all of it."""
+    return ((samples * noise).sum() / noise.square().sum()).item()
+
+
+def centred(noise):
+    """Noise (n, ...) without its mean over images, which all samples share; in fp64."""
+    return (noise - noise.mean(0)).double()
 
 
 def noise_left(samples, noise):
@@ -51,8 +58,38 @@ def noise_left(samples, noise):
     samples, noise: (n, C, S, S), in the units of z, not clipped. A clean image has about 0.03, as
     what it shows depends on the noise.
     """
-    noise = (noise - noise.mean(0)).double()  # the mean over images: what all samples share
-    return ((samples.double() * noise).sum() / noise.square().sum()).item()
+    return slope(samples.double(), centred(noise))
+
+
+def patches_of(images, patch):
+    """Images (n, C, S, S) to patches (n * tokens, numbers), in the order channel, row, column."""
+    return F.unfold(images, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+
+
+def reach_of(net):
+    """Directions of a patch, as orthonormal columns: (in reach of the network, out of reach).
+
+    In reach is what the last layer can put out; behind a bottleneck narrower than that, what the
+    first layer lets in.
+    """
+    channels, patch, bottleneck = net.shape[0], net.patch, net.arguments["bottleneck"]
+    weight = net.final_layer.linear.weight  # (p * p * C, D), in the order row, column, channel
+    weight = weight.unflatten(0, (patch, patch, channels)).permute(2, 0, 1, 3).flatten(0, 2)
+    if 0 < bottleneck < weight.shape[1]:
+        weight = net.x_embedder.proj1.weight.flatten(1).T  # (C * p * p, r)
+    directions, _, _ = torch.linalg.svd(weight.detach().double())  # all: (numbers, numbers)
+    return directions[:, : weight.shape[1]], directions[:, weight.shape[1] :]
+
+
+def left_by_reach(samples, noise, net):
+    """noise_left in the directions out of reach and in those in reach; {} if all are in reach."""
+    inside, outside = reach_of(net)
+    if outside.shape[1] == 0:
+        return {}
+    samples = patches_of(samples.double(), net.patch)
+    noise = patches_of(centred(noise), net.patch)
+    return dict(left_out=slope(samples @ outside, noise @ outside),
+                left_in=slope(samples @ inside, noise @ inside))  # fmt: skip
 
 
 def left_by_length(samples, noise, patch):
@@ -60,57 +97,31 @@ def left_by_length(samples, noise, patch):
 
     length: of a patch's noise, over the square root of its numbers.
     """
-    samples, noise = (F.unfold(images, patch, stride=patch).transpose(1, 2).flatten(0, 1)
-                      for images in (samples, noise))  # fmt: skip
+    samples, noise = patches_of(samples, patch), patches_of(noise, patch)
     found = []
     for rows in noise.norm(dim=1).argsort().chunk(10):
-        power = noise[rows].square()
-        left = (samples[rows] * noise[rows]).sum() / power.sum()
-        found.append((round(power.mean().sqrt().item(), 4), round(left.item(), 4)))
+        length = noise[rows].square().mean().sqrt().item()
+        found.append((round(length, 4), round(slope(samples[rows], noise[rows]), 4)))
     return found
-
-
-def grain(images):
-    """Standard deviation of images (n, C, S, S) in [-1, 1] minus their 3 x 3 means."""
-    return (images - F.avg_pool2d(images, 3, 1, 1))[..., 1:-1, 1:-1].double().std().item()
-
-
-def clipped_velocity(velocity, start, limit):
-    """The same way, begun at t = start instead of 0, with x_pred kept within -limit and limit."""
-
-    def changed(z, t):
-        t = start + (1 - start) * t
-        x = z + (1 - t) * velocity(z, t)
-        return (1 - start) * (x.clamp(-limit, limit) - z) / (1 - t)
-
-    return changed
 
 
 def follow(velocity_of, noise, y, solver, sampling_steps, batch_size):
     """Where the way from noise (n, C, S, S) ends; velocity_of: from classes to a velocity."""
-    samples = []
-    for labels, z in zip(y.split(batch_size), noise.split(batch_size)):
-        for _, z, _ in jit.integrate(velocity_of(labels), z, sampling_steps, solver):
-            pass  # only the last z is kept
-        samples.append(z)
+    parts = zip(y.split(batch_size), noise.split(batch_size))
+    samples = [jit.integrate(velocity_of(labels), z, sampling_steps, solver) for labels, z in parts]
     return torch.cat(samples)
 
 
 @torch.no_grad()
-def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval, start=0.0,
-                 limit=math.inf):  # fmt: skip
+def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval):
     """As jit.sample_images at seed 0, but floats, not clipped; and the noise they started from.
 
-    start, limit: of clipped_velocity. Returns two tensors (n, C, S, S).
+    Returns two tensors (n, C, S, S).
     """
-    cfg = jit.guidance_weight(cfg, net, flow)
     noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y)))
 
     def velocity_of(labels):
-        velocity = jit.guided_velocity(net, labels, flow, cfg, interval)
-        if start > 0 or limit < math.inf:
-            velocity = clipped_velocity(velocity, start, limit)
-        return velocity
+        return jit.guided_velocity(net, labels, flow, cfg, interval)
 
     return follow(velocity_of, noise, y, solver, sampling_steps, batch_size), noise
 
@@ -131,10 +142,9 @@ def loss_over_t(net, flow, data, texture=0, strength=0.0):
     return losses
 
 
-def shrink(pixels, side):
-    """uint8 images averaged down to this side; None: as they are."""
-    side = side or pixels.shape[-1]
-    return F.avg_pool2d(pixels.float(), pixels.shape[-1] // side).round().to(torch.uint8)
+def distance(pixels, others):
+    """Root mean square over uint8 images, on the scale from -1 to 1."""
+    return ((pixels.float() - others.float()) / 127.5).square().mean().sqrt().item()
 
 
 # ---- What is kept of it ----
@@ -142,11 +152,6 @@ def shrink(pixels, side):
 
 def shape_of(cell):
     return cell.net["channels"], cell.net["size"], cell.net["size"]
-
-
-def real_key(cell, data):
-    return digest("real", shape_of(cell), cell.net["patch"], cell.score_size, cell.n,
-                  version_of(data))  # fmt: skip
 
 
 def network_key(cell, seed, data, flip):
@@ -160,57 +165,41 @@ def record_key(cell, seed, data, flip):
 
 
 def real_tiles(pixels, y):
-    """Three sets of six real images, of the classes that the tiles of a cell show."""
+    """Three sets of ten real images, of the classes that the tiles of a cell show."""
     y = y if y.max() >= 0 else torch.arange(len(y)) % 10  # without classes: any
     sets = [(y == label % (y.max() + 1)).nonzero()[:, 0].tolist() or [0] for label in SHOWN]
     return pixels[[rows[k % len(rows)] for k in range(3) for rows in sets]].numpy()
 
 
-def measure_real(cell, data, judge_net, runs):
-    """A record of real images like those of a cell, its tiles, and the moments of their features.
-
-    Moments: of ten times n images; the numbers: of n others (of a folder: of what it has).
-    """
-    pixels, y = real_images(jit.open_data(data, shape_of(cell)), 11 * cell.n, seed=2511)
-    n = min(cell.n, len(pixels) // 2)
-    jit.check(n > 1, f"{data} needs four images or more.")
-    real = feature_moments(shrink(pixels[n:], cell.score_size).split(100))
-    others = feature_moments(shrink(pixels[:n], cell.score_size).split(100))
-    key, size, patch = real_key(cell, data), cell.net["size"], cell.net["patch"]
-    record = dict(key=key, size=size, patch=patch, grain=grain(pixels[:n] / 127.5 - 1),
-                  rfd=jit.frechet_distance(*others, *real))  # fmt: skip
+def measure_real(cell, data, judge_net):
+    """Real images to show beside the samples, and how many of others the judge recognises."""
+    tiles = real_tiles(*real_images(jit.open_data(data, shape_of(cell)), 1000, seed=2511))
+    found = dict(size=cell.net["size"])
     if judge_net:
-        held_out = judge.held_out_images(data, size)
-        record["recognised"] = judge.recognised(*held_out, judge_net)
-    save = functools.partial(np.savez, mean=real[0], covariance=real[1])
-    jit.write_whole(runs / f"real-{key}.npz", save)
-    return record, real_tiles(pixels, y)
+        held_out = judge.held_out_images(data, cell.net["size"])
+        found["recognised"] = judge.recognised(*held_out, judge_net)
+    return found, tiles
 
 
-def measure_cell(cell, net, flow, data, judge_net, runs):
-    """The numbers of a cell, and the tiles that its picture shows, uint8 (6, C, S, S)."""
-    y, _ = jit.pick_classes(cell.n, net.classes)
-    samples, noise = draw_samples(net, flow, y, **SAMPLE | cell.sample)
+def measure_cell(cell, net, flow, judge_net):
+    """The numbers of a cell, and the tiles that its picture shows, uint8 (10, C, S, S)."""
+    y, how = classes_in_turn(cell.n, net.classes), SAMPLE | cell.sample
+    samples, noise = draw_samples(net, flow, y, **how)
     pixels = jit.to_uint8(samples)
-    with np.load(runs / f"real-{real_key(cell, data)}.npz") as real:
-        moments = feature_moments(shrink(pixels, cell.score_size).split(100))
-        distance = jit.frechet_distance(*moments, real["mean"], real["covariance"])
-    found = dict(noise_left=noise_left(samples, noise), grain=grain(samples), rfd=distance,
-                 left_by_length=left_by_length(samples, noise, net.patch))  # fmt: skip
+    found = dict(noise_left=noise_left(samples, noise)) | left_by_reach(samples, noise, net)
+    found["left_by_length"] = left_by_length(samples, noise, net.patch)
     if judge_net:
         found["recognised"] = judge.recognised(pixels, y, judge_net)
-    return found, pixels[[i % cell.n for i in SHOWN]].numpy()
+    tiles = pixels[[i % cell.n for i in SHOWN]]
+    if "solver" in cell.at:
+        exact, _ = draw_samples(net, flow, y[:10], **how | dict(solver="heun", sampling_steps=512))
+        found["distance"] = distance(pixels[:10], jit.to_uint8(exact))
+    return found, tiles.numpy()
 
 
-def facts(net, flow, data, out, cell):
+def facts(net, flow, data, cell):
     """What is known of a trained network, whatever is drawn from it."""
-    log = read_log(out)
-    late = mean_by_t(log[-len(log) * 3 // 10 :]).round(5).tolist()  # None where no t fell
-    losses = loss_over_t(net, flow, data, cell.texture, cell.strength)
-    known = dict(loss_over_t=losses, late_loss_by_t=late)
-    every = math.ceil(len(log) / 100)
-    known["log"] = [(line["step"], round(line["loss"], 5)) for line in log[::every]]
-    known["images_per_s"] = round(np.median([line["images_per_s"] for line in log]), 1)
+    known = dict(loss_over_t=loss_over_t(net, flow, data, cell.texture, cell.strength))
     if hasattr(net, "g"):
         known["gate"] = net.g(torch.tensor(TIMES)).tolist()
     return known
@@ -243,14 +232,16 @@ def work(cells, seed, data, flip, runs, judge_net):
     if cell.texture:
         texture = (cell.net["patch"], cell.texture, cell.strength)
         recipe["loss_function"] = variants.textured_loss(*texture)
-    with open(f"{out}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
-        jit.train(net, jit.Flow(**FLOW | cell.flow), images, out, **recipe)
+    checkpoint = out / jit.CHECKPOINT
+    if not checkpoint.exists() or jit.load_checkpoint(checkpoint)["step"] < recipe["steps"]:
+        with open(f"{out}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
+            jit.train(net, jit.Flow(**FLOW | cell.flow), images, out, **recipe)
     net, flow, _ = jit.load_run(out, "ema1", "cpu", variant)
-    known, found = facts(net, flow, images, out, cell) | versions(), []
+    known, found = facts(net, flow, images, cell) | versions(), []
     for cell in cells:
-        numbers, tiles = measure_cell(cell, net, flow, data, judge_net, runs)
+        numbers, tiles = measure_cell(cell, net, flow, judge_net)
         record = dict(key=record_key(cell, seed, data, flip), at=cell.at, seed=seed,
-                      settings=digest(*settings(cell)), real=real_key(cell, data))  # fmt: skip
+                      settings=digest(*settings(cell)))  # fmt: skip
         found.append((record | numbers | known, tiles))
     found[0][0]["seconds"] = round(time.time() - start)  # of this call: all cells of a network
     return found
@@ -264,45 +255,52 @@ def work_or_end(*job):
         os._exit(130)
 
 
-# ---- The command ----
+# ---- Files ----
 
 
 def read_results(path):
-    """What NAME.json and NAME.npz hold: (header, real records, records, tiles), the last by key."""
+    """What NAME.json and NAME.npz hold: (header, records by key, tiles by key)."""
     if not path.exists():
-        return {}, {}, {}, {}
-    kept = json.loads(path.read_text())
-    real, records = ({r["key"]: r for r in kept.pop(part)} for part in ("real", "records"))
-    with np.load(path.with_suffix(".npz")) as tiles:
-        return kept, real, records, dict(tiles)
+        return {}, {}, {}
+    header, tiles = json.loads(path.read_text()), path.with_suffix(".npz")
+    records = {record["key"]: record for record in header.pop("records")}
+    return header, records, dict(np.load(tiles)) if tiles.exists() else {}
 
 
-def place_of(record):
-    return [record.get(part) for part in ("at", "seed", "size", "patch")]
-
-
-def keep(path, header, real, records):
-    """Add some (record, tiles) to NAME.json and NAME.npz, instead of others at the same place."""
-    _, old_real, old_records, tiles = read_results(path)
-    for old, new in ((old_real, real), (old_records, records)):
-        for record, pictures in new:
-            for key in [key for key in old if place_of(old[key]) == place_of(record)]:
-                del old[key], tiles[key]
-            old[record["key"]], tiles[record["key"]] = record, pictures
+def write_results(path, header, records, tiles):
+    """NAME.npz, and NAME.json with a record a line."""
     lines = [f'"{key}": {json.dumps(value)}' for key, value in header.items()]
-    for name, part in (("real", old_real), ("records", old_records)):
-        part = ",\n".join(json.dumps(record, ensure_ascii=False) for record in part.values())
-        lines.append(f'"{name}": [\n{part}\n]')
-    text = "{" + ",\n".join(lines) + "}\n"
+    rows = [json.dumps(record, ensure_ascii=False) for record in records.values()]
+    text = "{" + ",\n".join([*lines, '"records": [\n' + ",\n".join(rows) + "\n]"]) + "}\n"
     jit.write_whole(path.with_suffix(".npz"), functools.partial(np.savez_compressed, **tiles))
     jit.write_whole(path, lambda part: part.write_text(text))
+
+
+def keep(path, found):
+    """Add some (record, tiles) to the files, instead of others of the same cell and seed.
+
+    Of seed 0, which is drawn, the tiles are kept.
+    """
+    header, records, tiles = read_results(path)
+    for record, pictures in found:
+        place = record["at"], record["seed"]
+        for key in [key for key, old in records.items() if (old["at"], old["seed"]) == place]:
+            del records[key]
+            tiles.pop(key, None)
+        records[record["key"]] = record
+        if record["seed"] == 0:
+            tiles[record["key"]] = pictures
+    write_results(path, header, records, tiles)
+
+
+# ---- The command ----
 
 
 def tiny(cell):
     """A cell that takes a second: to see that everything works."""
     net = cell.net | dict(depth=2, width=32, heads=2)
     train = cell.train | dict(steps=2, batch_size=2)
-    steps = (SAMPLE | cell.sample)["sampling_steps"].bit_length()  # 512 remain the finest
+    steps = (SAMPLE | cell.sample)["sampling_steps"].bit_length()  # 64 remain the finest
     sample = cell.sample | dict(sampling_steps=steps)
     return replace(cell, net=net, train=train, n=10, sample=sample)
 
@@ -318,33 +316,50 @@ def missing(cells, seeds, known, data, flip):
     return sorted(jobs.values(), key=lambda job: (job[1], -(TRAIN | job[0][0].train)["steps"]))
 
 
-def run(name, args):
-    """What is missing, args.jobs networks at a time; records are kept as soon as they are there."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that train
-    for folder in (args.out, args.runs):
-        jit.check_writable(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    study = STUDIES[name]
+def cells_of(args):
+    """The cells of the study, and its own arguments: the sizes of pictures of your own."""
+    study = STUDIES[args.study]
     own = dict(size=args.size, patches=args.patches, channels=args.channels)
-    own = {size: value for size, value in own.items() if value}
+    own = {name: value for name, value in own.items() if value}
     takes = inspect.signature(study.cells).parameters
-    jit.check(own.keys() <= takes.keys(), f"{name} has its own sizes: leave out --size.")
+    jit.check(own.keys() <= takes.keys(), f"{args.study} has its own sizes: leave out --size.")
     cells = [tiny(cell) if args.tiny else cell for cell in study.cells(**own)]
     divides = all(cell.net["size"] % cell.net["patch"] == 0 for cell in cells)
     jit.check(divides, "--patches must divide --size.")
-    data, flip = args.data, args.flip
-    name += f"_{Path(data).name}" if data != "shapes" else ""
-    path, runs = args.out / f"{name}.json", args.runs
-    header = dict(study=args.study, command=args.command, data=data, arguments=own, tiny=args.tiny)
-    judge_net = judge.load_judge(data, 1 if args.tiny else 1200, runs)
-    _, real, records, _ = read_results(path)
-    for cell in {real_key(cell, data): cell for cell in cells}.values():
-        moments = runs / f"real-{real_key(cell, data)}.npz"
-        if real_key(cell, data) not in real or not moments.exists():
-            keep(path, header, [measure_real(cell, data, judge_net, runs)], [])
+    return cells, own
+
+
+def command_of(args, own):
+    """The command of a study, without the places on this machine."""
+    words = ["python", "figures/run.py", args.study]
+    words += [] if args.data == "shapes" else ["--data", Path(args.data).name]
+    for name, value in own.items():
+        words += [f"--{name}", *map(str, np.atleast_1d(value))]
+    words += ["--seeds", str(args.seeds)] if args.seeds > 1 else []
+    return shlex.join(words + ["--flip"] * args.flip + ["--tiny"] * args.tiny)
+
+
+def run(args):
+    """What is missing, args.jobs networks at a time; records are kept as soon as they are there."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that train
+    cells, own = cells_of(args)
+    data, flip, folder = args.data, args.flip, args.out / "results"
+    for path in (folder, args.runs):
+        path.mkdir(parents=True, exist_ok=True)
+    name = args.study if data == "shapes" else f"{args.study}_{Path(data).name}"
+    path = folder / f"{name}.json"
+    header, records, tiles = read_results(path)
+    header |= dict(study=args.study, command=command_of(args, own), data=Path(data).name,
+                   arguments=own, tiny=args.tiny)  # fmt: skip
+    judge_net = judge.load_judge(data, 1 if args.tiny else 1200, args.runs)
+    version = digest(version_of(data), shape_of(cells[0]))
+    if header.get("version") != version:
+        header["real"], tiles["real"] = measure_real(cells[0], data, judge_net)
+        header["version"] = version
+    write_results(path, header, records, tiles)
     jobs = missing(cells, args.seeds, records, data, flip)
-    train_all(name, jobs, args.jobs, (data, flip, runs, judge_net),
-              lambda found: keep(path, header, [], found))
+    train_all(name, jobs, args.jobs, (data, flip, args.runs, judge_net),
+              lambda found: keep(path, found))
     print(f"{path}: python figures/draw.py {name} --out {args.out}")
 
 
@@ -369,18 +384,17 @@ def main(words=None):
     parser = script_to_out(__doc__)
     add = parser.add_argument
     add("study", choices=STUDIES)
-    add("--seeds", type=jit.positive_int, default=1, help="trainings of the cells that repeat")
-    add("--jobs", type=jit.positive_int, default=os.cpu_count(), help="networks at a time")
+    add("--seeds", default=1, **jit.positive_int, help="trainings of the cells that repeat")
+    add("--jobs", default=os.cpu_count(), **jit.positive_int, help="networks at a time")
     add("--data", default="shapes", help="or a folder of images")
-    add("--size", type=jit.positive_int, help="side of the images")
-    add("--patches", type=jit.positive_int, nargs=2, help="side of large and of small patches")
+    add("--size", **jit.positive_int, help="side of the images")
+    add("--patches", **jit.positive_int, nargs="+", help="sides of patches, large ones first")
     add("--channels", type=int, choices=(1, 3), help="1: grey images")
     add("--flip", action="store_true", help="mirror half of the images")
     add("--tiny", action="store_true", help="two steps of small networks, to try")
     add("--runs", type=Path, default=ROOT / "runs" / "studies", help="folder of the networks")
     args = parser.parse_args(words)
-    args.command = shlex.join(["python", "figures/run.py", *(words or sys.argv[1:])])
-    return finish(lambda: run(args.study, args))
+    return finish(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def our_works(args, device):
     """A training step and the drawing of a batch with jit.py, as functions without arguments."""
     net = jit.JiT(**arguments(args.model, args.size, args.classes)).to(device)
     flow, parameters = jit.Flow(), list(net.parameters())
-    averages = {key: [p.detach().clone() for p in parameters] for key in jit.AVERAGES}
+    averages = {name: [p.detach().clone() for p in parameters] for name in jit.AVERAGES}
     optimizer = torch.optim.AdamW(parameters, 1e-4, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     if args.compile:
         net.compile()
@@ -73,8 +73,8 @@ def our_works(args, device):
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
-        for key, (decay, window) in jit.AVERAGES.items():
-            jit.update_average(averages[key], parameters, decay, window, 100_000)
+        for name, memory in jit.AVERAGES.items():
+            jit.update_average(averages[name], parameters, *memory, 100_000)
 
     def draw():
         net.eval()
@@ -187,7 +187,7 @@ def parse_flags(words=None):
     add = parser.add_argument
     add("--model", default="Ti/16")
     for name, default in dict(size=64, batch=32, classes=1000, steps=10, repeats=10).items():
-        add(f"--{name}", type=jit.positive_int, default=default)
+        add(f"--{name}", **jit.positive_int, default=default)
     add("--compile", action="store_true")
     add("--official", type=Path, help="a clone of the official repository, to run beside ours")
     add("--data", type=Path, help="a folder of images, to time reading it")

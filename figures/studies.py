@@ -1,13 +1,13 @@
 """The studies: what is trained, where it stands in its picture, and the finding. Data only.
 
-figures/run.py trains what is listed here and keeps figures/NAME.json and NAME.npz, figures/draw.py
+figures/run.py trains what is listed here and keeps results/NAME.json and NAME.npz, figures/draw.py
 draws from these two. Nothing here is imported from jit.py: a cell holds the arguments of jit.JiT
 (or a class of variants.py), jit.Flow, jit.train and jit.sample_images as plain values, and its
 place as coordinates, `at`. What a coordinate is called in a picture stands in draw.py.
 
 Most networks are 192 wide, for patches of 192 numbers: as in the paper's Table 2 (a) the width is
-what a patch has, so that the last layer shuts out no direction. The paper sweeps guidance and the
-average of the weights for each entry; here both stay.
+what a patch has, so that no direction is out of reach of the last layer. The paper sweeps guidance
+and the average of the weights for each entry; here both stay.
 
 To add a study: a generator of Cells under @study, and a row in figures/README.md. Cells that need
 the same network share it, across studies too.
@@ -29,7 +29,7 @@ DEFAULT = dict(steps=5000, batch_size=16, lr=4e-3, cooldown=0.5)  # of `python j
 SAMPLE = dict(solver="heun", cfg=2.0, sampling_steps=25, batch_size=50, interval=(0.0, 1.0))
 LATER = dict(interval=(0.1, 1.0))
 TIMES = [(i + 0.5) / 20 for i in range(20)]  # where the loss over t, and the gate, are measured
-SHOWN = (1, 4, 9, 5, 7, 2)  # of the samples: ring, star, gear, heart, moon, triangle
+SHOWN = (4, 5, 7, 9, 1, 2, 8, 6, 3, 0)  # of the samples, one of each class: star, heart, moon ...
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,9 @@ class Cell:
     """A network, how to train and sample it, and its coordinates, as dict(pred="x", loss="v").
 
     What is not given is as in FLOW, TRAIN and SAMPLE. variant: JiT, or a class of variants.py;
-    paper: its FID-50K; n: samples that are measured; score_size: the side they are averaged down
-    to before; repeat: train once for each of --seeds, else for seed 0 alone; texture: in how many
-    directions of its patches an image gets normal noise that is part of the data, of standard
-    deviation `strength`.
+    paper: its FID-50K; n: samples that are measured; repeat: train once for each of --seeds, else
+    for seed 0 alone; texture: in how many directions of its patches an image gets normal noise that
+    is part of the data, of standard deviation `strength`.
     """
 
     at: dict
@@ -51,7 +50,6 @@ class Cell:
     variant: str = "JiT"
     paper: float = None
     n: int = 300
-    score_size: int = None
     repeat: bool = True
     texture: int = 0
     strength: float = 0.5
@@ -59,18 +57,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """Cells, and the coordinates that run down, across, and from panel to panel of the picture.
+    """A function that yields cells, and the coordinates that run down and across the picture.
 
-    cells: a function that yields them; framed: the paper's own choice; real: whether real images
-    stand above.
+    real: whether real images stand above.
     """
 
     title: str
     cells: object
     row: str
     column: str
-    panel: str = ""
-    framed: dict = None
     real: bool = False
 
 
@@ -95,8 +90,7 @@ def settings(cell):
         network["texture"] = cell.texture
     if cell.strength != Cell.strength:
         network["strength"] = cell.strength
-    samples = SAMPLE | cell.sample | dict(n=cell.n, score_size=cell.score_size)
-    return network, samples
+    return network, SAMPLE | cell.sample | dict(n=cell.n)
 
 
 def digest(*parts):
@@ -105,10 +99,15 @@ def digest(*parts):
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def numbers_of(cell):
+    """How many numbers a patch of its images has."""
+    return cell.net["channels"] * cell.net["patch"] ** 2
+
+
 # ---- Width of the network / numbers of a patch ----
 
-# Below 1 the last layer, Linear(width, numbers), cannot put out noise; at 1, where the paper's
-# Table 2 (a) stands, it can put out every direction; of noise it misses the length (see `length`).
+# Below 1 noise is out of reach of the last layer, Linear(width, numbers); at 1, where the paper's
+# Table 2 (a) stands, no direction is, though the length of a patch's noise is (see `length`).
 # Images of 32 px have 16 patches of 192 numbers, or 64 of 48.
 
 
@@ -129,36 +128,43 @@ def ratio():
                    repeat=share in (0.25, 1, 4))  # fmt: skip
 
 
-@study("How much of the noise is left that a narrow network cannot put out: one law",
-       row="ratio", column="kind")  # fmt: skip
-def leftover():
-    """x_pred = c_skip z + c_out net, from x-prediction (c_skip = 0) to eps-prediction (1 / t)."""
-    for kind in ("x", "linear", "edm", "v", "eps"):
-        at, (net, train) = dict(ratio=0.25, kind=kind), of_width(48)
-        if kind in PREDS:
-            yield Cell(at, net, dict(pred=kind), train)
-        else:
-            net = net | dict(kind=kind)
-            yield Cell(at, net, train=train, variant="Preconditioned")
+@study("How much of the noise is left, out of reach and in reach", row="way", column="kind")
+def reach():
+    """x_pred = c_skip z + c_out net, from x-prediction (c_skip = 0) to eps-prediction (1 / t).
+
+    Out of reach is noise that the last layer cannot put out, or that a bottleneck does not let in.
+    """
+    net, train = of_width(48)
+    yield Cell(dict(way="1/4", kind="x"), net, train=train)
+    for kind in ("linear", "edm"):
+        at, preconditioned = dict(way="1/4", kind=kind), net | dict(kind=kind)
+        yield Cell(at, preconditioned, train=train, variant="Preconditioned")
+    widths = {"1/4": 48, "1/2": 96, "3/4": 144, "1": 192}
+    for (way, width), kind in product(widths.items(), ("v", "eps")):
+        net, train = of_width(width)
+        yield Cell(dict(way=way, kind=kind), net, dict(pred=kind), train,
+                   repeat=way in ("1/4", "1"))  # fmt: skip
+    changes = {"patches": dict(patch=16), "r = 32": dict(bottleneck=32),
+               "r = 128": dict(bottleneck=128)}  # fmt: skip
+    for (way, change), kind in product(changes.items(), ("v", "eps")):
+        yield Cell(dict(way=way, kind=kind), WIDE | change, dict(pred=kind),
+                   repeat=way != "patches")  # fmt: skip
 
 
-@study("Nine ways to denoise (Table 2)",
-       panel="patch", row="loss", column="pred", real=True,
-       framed=dict(patch=8, loss="v", pred="x"))  # fmt: skip
-def nine(size=32, patches=(8, 4), channels=3):
-    fids = [(10.14, 379.21, 107.55, 10.45, 394.58, 126.88, 8.62, 372.38, 96.53),
-            (5.76, 6.20, 6.12, 3.56, 4.02, 3.76, 3.55, 3.63, 3.46)]  # fmt: skip
-    for patch, fids_of_patch in zip(patches, fids):
-        for (loss, pred), fid in zip(product(PREDS, PREDS), fids_of_patch):
-            net = WIDE | dict(size=size, patch=patch, channels=channels)
-            flow = dict(pred=pred, loss=loss)
-            yield Cell(dict(patch=patch) | flow, net, flow, paper=fid, repeat=loss == "v")
+@study("Nine ways to denoise, as wide as a patch (Table 2 (a))",
+       row="loss", column="pred", real=True)  # fmt: skip
+def nine():
+    fids = (10.14, 379.21, 107.55, 10.45, 394.58, 126.88, 8.62, 372.38, 96.53)
+    for (loss, pred), fid in zip(product(PREDS, PREDS), fids):
+        flow = dict(pred=pred, loss=loss)
+        yield Cell(flow, WIDE, flow, paper=fid, repeat=loss == "v")
 
 
-@study("Three predictions on patches of as many numbers as the network is wide, and of a quarter",
-       row="patch", column="pred", real=True)  # fmt: skip
+@study("Three predictions on pictures of your own", row="patch", column="pred", real=True)
 def predictions(size=32, patches=(8, 4), channels=3):
-    return (cell for cell in nine(size, patches, channels) if cell.at["loss"] == "v")
+    for patch, pred in product(patches, PREDS):
+        net = WIDE | dict(size=size, patch=patch, channels=channels)
+        yield Cell(dict(patch=patch, pred=pred), net, dict(pred=pred))
 
 
 @study("Slow, or unable? v-prediction at ratio 1 with more steps", row="pred", column="recipe",
@@ -225,10 +231,7 @@ def shift():
 @study("A bottleneck of r numbers in the patch embedding (Figure 4)",
        row="pred", column="r", real=True)  # fmt: skip
 def bottleneck():
-    """Expected of eps and v: noise that does not get in cannot come out, so the same law holds.
-
-    Of the noise, 1 - r / numbers does not pass; of it the samples keep what `leftover` says.
-    """
+    """Expected of eps and v: noise that does not get in cannot come out, and stays as in `reach`."""
     # The paper's 16, 128 and 512 of 768 numbers are 4, 32 and 128 of 192. Of its others, 8.38,
     # 8.15, 7.89 and 7.35, we do not know which is which.
     fids = {4: 9.40, 32: 7.48, 128: None, 0: 8.62}
@@ -241,7 +244,7 @@ def bottleneck():
 def ladder():
     """With a bottleneck of a sixth of the numbers, as in the paper. The third is one of Figure 4's.
 
-    Expected: the paper's order by rfd, the largest step with RoPE; recognised 85, 87, 94, 94%.
+    Expected: recognised 85, 87, 94, 94%.
     """
     bare = WIDE | dict(bottleneck=32, rope=False, qk_norm=False)
     roped = WIDE | dict(bottleneck=32)
@@ -252,32 +255,15 @@ def ladder():
         yield Cell(dict(pred="x", network=network), net, variant=variant, paper=fid)
 
 
-@study("More pixels, the same number of tokens (Table 5)", row="size", column="pred")
-def resolution():
-    for size, fid in {32: 4.37, 64: 4.64, 128: 4.82}.items():
-        flow = dict(noise_scale=size / 64)  # as in the paper, the noise grows with the image
-        yield Cell(dict(pred="x", size=size), TI | dict(size=size, patch=size // 4), flow,
-                   DEFAULT, LATER, paper=fid, score_size=32)  # fmt: skip
+# ---- Sampling, and questions of our own ----
 
 
-# ---- Sampling, and a question of our own ----
-
-
-@study("Two solvers", row="solver", column="steps")
+@study("Two solvers, and their distance to 512 steps of Heun", row="solver", column="steps")
 def solver():
-    for name, steps in [*product(("heun", "euler"), (4, 8, 16, 32, 64)), ("heun", 512)]:
+    for name, steps in product(("heun", "euler"), (4, 8, 16, 32, 64)):
         sample = LATER | dict(solver=name, sampling_steps=steps)
         yield Cell(dict(solver=name, steps=steps), TI | dict(size=64, patch=16), train=DEFAULT,
-                   sample=sample, n=50 if steps == 512 else 300)  # fmt: skip
-
-
-@study("Is it the sampler? x_pred kept within [−1, 1], or begun at t = 0.02",
-       row="pred", column="sampler", real=True)  # fmt: skip
-def sampler():
-    ways = dict(plain={}, limit=dict(limit=1.0), start=dict(start=0.02))
-    for pred, way in product(PREDS, ways):
-        yield Cell(dict(pred=pred, sampler=way), WIDE, dict(pred=pred), sample=ways[way],
-                   repeat=False)  # fmt: skip
+                   sample=sample)  # fmt: skip
 
 
 @study("Classifier-free guidance", row="low", column="w")
@@ -301,11 +287,10 @@ def length():
 
     So for one t and class all that the network can put out for a patch lies on the surface of an
     ellipsoid. Noise of n numbers is √n ± 0.7 long; what a sphere misses is 1 / (2 n) of its
-    variance, 0.0026 at n = 192: nothing for v, but what eps-prediction misses grows 49-fold. Seen
-    in networks of `tuned`: patches whose noise was longer than 13.6 burst. Expected: without the
-    norm no bursts, eps as at ratio 3/2 (noise left 0.15, recognised 40%); x and v as with it.
-    Expected later, of the norm with one learned length a token: noise left .10, recognised 16%, as
-    without the norm; so it is the length, and not what else the norm does.
+    variance, 0.0026 at n = 192: nothing for v, but what eps-prediction misses grows 49-fold.
+    Expected: without the norm no bursts, eps as at ratio 3/2 (noise left .15, recognised 40%); x
+    and v as with it. Expected later, of the norm with one learned length a token: noise left .10,
+    recognised 16%, as without the norm; so it is the length, and not what else the norm does.
     """
     for variant, pred in product(("JiT", "NoLastNorm"), PREDS):
         yield Cell(dict(variant=variant, pred=pred), WIDE, dict(pred=pred), variant=variant)
@@ -313,47 +298,30 @@ def length():
     yield Cell(at, WIDE, dict(pred="eps"), variant="LearnedLength")
 
 
-@study("A healthy loss falls fast, then slowly, and is lowest near t = 0.35", row="", column="run")
-def health():
-    """`python jit.py train` for 1,000 steps, and four runs that are not healthy."""
-    runs = dict(healthy=({}, {}), slow=({}, dict(lr=4e-5)), hot=({}, dict(lr=0.1)),
-                eps=(dict(pred="eps"), {}), clear=(dict(mu=2.0), {}))  # fmt: skip
-    for run, (flow, train) in runs.items():
-        net, train = TI | dict(size=64, patch=16), DEFAULT | dict(steps=1000) | train
-        yield Cell(dict(run=run), net, flow, train, LATER, repeat=False)
-
-
 # ---- What was found: the title of a picture, once its numbers bear it ----
 
 FINDINGS = {
     "ratio": "Narrower than a patch, a network cannot put out ε and v; as wide, it does so badly; "
              "x-prediction hardly minds",
-    "leftover": "Noise that a narrow network cannot put out stays in the picture: "
-                "one law says how much",
-    "nine": "As wide as a patch, a network needs x-prediction, whatever the loss; "
-            "four times as wide, it draws shapes with all three",
+    "reach": "Noise out of reach stays, as much as the sampler makes of it; "
+             "on top comes what training leaves in reach",
+    "nine": "As wide as a patch, a network needs x-prediction, whatever the loss",
     "dimension": "Texture in more and more dimensions takes away x-prediction's lead, "
                  "and once it is as strong as the noise, v leads",
-    "predictions": "The same width, 192, on patches of 768 numbers: x-prediction works, "
-                   "of ε and v stays as much noise as the law says",
     "predictions_digits": "Digits, patches of 196 numbers: x-prediction draws them clean, "
                           "v-prediction under noise, ε-prediction not",
     "predictions_photos": "Photographs, patches of 192 numbers: colours and textures by x, the "
-                          "same under noise by v, bursts by ε; of 48 numbers: by all three",
+                          "same under noise by v, bursts by ε",
     "bottleneck": "Let in 4 of a patch's 192 numbers: x-prediction is recognised no less; "
-                  "of v the noise shut out stays, of ε 49 times as much",
-    "shift": "No μ mends ε- or v-prediction; x-prediction from μ = 0 to −0.8 alike, "
+                  "of ε and v the noise that is shut out stays",
+    "shift": "No μ mends v-prediction; x-prediction from μ = 0 to −0.8 alike, "
              "at −1.2, trained mostly on noise, worse",
-    "ladder": "RMSNorm with SwiGLU, and then RoPE, raise the share that is recognised; "
-              "in-context tokens lower rfd",
-    "resolution": "With 16 tokens the shapes are recognised equally often at 32, 64 and 128 px",
-    "solver": "8 evaluations draw the same shapes; to come within a grey level of the exact "
-              "solution takes 64 and more",
-    "guidance": "A little guidance makes shapes clearer, much makes them glaring; begun at t = 0.1 "
-                "it stays nearer to the data",
-    "sampler": "Another sampler mends neither ε- nor v-prediction at ratio 1",
-    "length": "At ratio 1 patches of ε-prediction burst since the last norm forgets their length; "
-              "without it none does, and ε still fails: wrong colours under grain",
+    "ladder": "LayerNorm with GELU is recognised least; the other three are hardly told apart",
+    "solver": "Up to 32 evaluations Euler and Heun are equally far from the exact solution "
+              "at equal cost",
+    "guidance": "A little guidance makes shapes clearer, much makes them glaring",
+    "length": "At ratio 1 patches of ε-prediction burst because the last norm forgets their "
+              "length; without it none does, and ε still fails: wrong colours under grain",
     "gate": "Let the network subtract a learned multiple g(t) of z, and ε- and v-prediction work, "
             "too; g is near ±1 / (1 − t) up to t = .5",
 }  # fmt: skip

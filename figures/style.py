@@ -5,6 +5,7 @@ import importlib.util
 import io
 import math
 import os
+import sys
 import textwrap
 from pathlib import Path
 
@@ -22,7 +23,8 @@ COLOURS = dict(x="#0072B2", eps="#D55E00", v="#E69F00")
 X, EPS, V = COLOURS.values()
 GREEN, SKY, PINK = "#009E73", "#56B4E9", "#CC79A7"
 INK, GREY, PALE = "#222222", "#666666", "#F2F2F2"
-DRAFTS = Path(__file__).resolve().parents[1] / "runs" / "figures"  # unless --out says otherwise
+FIGURES = Path(__file__).resolve().parent
+DRAFTS = FIGURES.parent / "runs" / "figures"  # unless --out says otherwise
 WIDTH, DPI = 8.3, 150  # inches, dots an inch. A README shows 830 pixels: 10 points are 14 there
 
 matplotlib.rcParams.update({
@@ -54,6 +56,15 @@ def script_to_out(doc):
     parser = script(doc)
     parser.add_argument("--out", type=Path, default=DRAFTS, help="folder of the results")
     return parser
+
+
+def find_results(out, name):
+    """The folder that holds NAME.json: out/results, or the committed figures/results."""
+    for folder in (out / "results", FIGURES / "results"):
+        if (folder / f"{name}.json").exists():
+            print(f"{name}: the numbers of {os.path.relpath(folder)}")
+            return folder
+    sys.exit(f"There is no {name}.json in {out / 'results'}: python figures/run.py makes it.")
 
 
 def draw_to(doc, name, draw):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from common import hearts, jit, noise_like
-from draw import density
+from theory import density
 from style import GREEN, GREY, INK, PALE, PINK, SKY, canvas, draw_to, line, new_figure, panel, show
 
 TIMES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the pictures

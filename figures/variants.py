@@ -118,8 +118,9 @@ class LengthLayer(jit.FinalLayer):
 class LearnedLength(jit.JiT):
     """The last norm stays; each token carries one number around it: the length of its patch."""
 
-    def __init__(self, **arguments):
+    def __init__(self, lengths=1, **arguments):
         super().__init__(**arguments)
+        self.arguments["lengths"] = lengths  # saved, so that jit.py does not read it as a plain JiT
         self.final_layer = LengthLayer(self.arguments["width"], self.patch**2 * self.shape[0])
         self.initialize()  # again, with the new part
 

@@ -1,4 +1,4 @@
-"""toy_manifold.py and its studies: the data, the errors and the networks are what toy.md says."""
+"""toy_manifold.py and its studies: the data, the errors and the networks are what findings.md says."""
 
 import json
 import math
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import style
 import torch
-import toy_dimension
 import toy_manifold as toy
-import toy_why
+import toy_studies
 from conftest import ROOT
 from torch.nn import functional as F
 
@@ -142,12 +141,6 @@ def test_predictions_share_plane_batches_and_noise(monkeypatch):
     assert first == again and first["off_curve"] != other["off_curve"]
 
 
-def test_copying_gets_worse_with_dimension():
-    """The explanation in toy.md rests on it. Measured at 100 steps: 0.01 at D = 2, 0.46 at 64."""
-    few, many = (toy_dimension.copy_error(D, steps=100) for D in (2, 64))
-    assert few < 0.1 and many > 0.25
-
-
 # ---- Ways around the layers ----
 
 
@@ -163,9 +156,9 @@ def test_fixed_skip_is_exact_for_a_perfect_network(kind):
     """The output that a skip asks for exists, and gives back x; EDM's is Table 10's formula."""
     t, x, eps = torch.linspace(0.1, 0.9, 9), torch.randn(9, 4), torch.randn(9, 4)
     z = t[:, None] * x + (1 - t[:, None]) * eps
-    zero, one = (constant(toy_why.Fixed(4, 8, kind), torch.full((9, 4), value))(z, t)
+    zero, one = (constant(toy_studies.Fixed(4, 8, kind), torch.full((9, 4), value))(z, t)
                  for value in (0.0, 1.0))  # fmt: skip
-    net = constant(toy_why.Fixed(4, 8, kind), (x - zero) / (one - zero))
+    net = constant(toy_studies.Fixed(4, 8, kind), (x - zero) / (one - zero))
     torch.testing.assert_close(net(z, t), x, atol=1e-5, rtol=1e-5)
     if kind == "edm":
         sigma = (1 - t[:, None]) / t[:, None]
@@ -179,7 +172,7 @@ def test_gate_of_1_over_1_minus_t_leaves_x_to_the_network():
     """v = x / (1-t) - z / (1-t) and eps = -t x / (1-t) + z / (1-t): the rest lies in the plane."""
     t, x, eps = torch.linspace(0.1, 0.9, 9), torch.randn(9, 4), torch.randn(9, 4)
     z, gate = t[:, None] * x + (1 - t[:, None]) * eps, 1 / (1 - t[:, None])
-    net = constant(toy_why.Gated(4, 8), torch.cat([gate * x, gate], 1))
+    net = constant(toy_studies.Gated(4, 8), torch.cat([gate * x, gate], 1))
     torch.testing.assert_close(net(z, t), x - eps, atol=1e-4, rtol=1e-4)
     net = constant(net, torch.cat([-gate * t[:, None] * x, -gate], 1))
     torch.testing.assert_close(net(z, t), eps, atol=1e-4, rtol=1e-4)
@@ -189,7 +182,7 @@ def test_gate_of_1_over_1_minus_t_leaves_x_to_the_network():
 def test_gate_learns_to_carry_the_noise(pred, sign):
     """It finds +-1 / (1 - t). Measured at 200 steps, two seeds: within 8% at t = 0.3 and 0.5."""
     config = toy.Config(64, skip="gate", pred=pred)
-    gate = toy.run_network(config, seed=0, steps=200, build=toy_why.build)[0]["gate"]
+    gate = toy.run_network(config, seed=0, steps=200, build=toy_studies.build)[0]["gate"]
     for t in (0.3, 0.5):
         assert sign * gate[t] == pytest.approx(1 / (1 - t), rel=0.15), t
 
@@ -198,12 +191,12 @@ def test_gate_learns_to_carry_the_noise(pred, sign):
 
 
 def test_every_study_names_its_networks():
-    networks = {name: [c for c in toy_why.configs_of(name) if c.pred in toy.PREDS]
-                for name in ("width", "intrinsic", "combos", "skip")}  # fmt: skip
-    assert len({(c.D, c.pred, c.loss) for c in networks["combos"]}) == 18 == len(networks["combos"])
-    assert {c.pred for c in networks["skip"] if c.skip == "gate"} == {"eps", "v"}
+    networks = {name: [c for c in toy_studies.configs_of(name) if c.pred in toy.PREDS]
+                for name in toy_studies.PANELS}  # fmt: skip
+    assert {c.D for c in networks["D"]} == {4, 8, 16, 32, 64, 128, 256, 512}
+    assert {c.pred for c in networks["path"] if c.skip == "gate"} == {"eps", "v"}
     assert sorted({c.width for c in networks["width"]}) == [64, 128, 256, 512, 1024, 2048]
-    assert sorted({c.d for c in networks["intrinsic"]}) == [2, 8, 32, 128, 512]
+    assert sorted({c.d for c in networks["data"]}) == [2, 8, 32, 128, 512]
     for configs in networks.values():
         assert len(set(configs)) == len(configs)
 
@@ -212,8 +205,9 @@ def test_command_leaves_numbers_points_and_picture(capsys):
     """In runs/figures, so that a first try replaces nothing; again drawn from the numbers alone."""
     toy.main(["--dims", "2", "8", "--steps", "2", "--seeds", "2"])
     folder = Path("runs/figures")
-    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".npz", ".png"]
-    assert len(json.loads((folder / "toy_manifold.json").read_text())) == 2 * 2 * 6
+    assert sorted(path.suffix for path in folder.rglob("*.*")) == [".json", ".npz", ".png"]
+    records = json.loads((folder / "results" / "toy_manifold.json").read_text())
+    assert len(records) == 2 * 2 * 6
     assert " +- " in capsys.readouterr().out
     picture = folder / "toy_manifold.png"
     before = picture.read_bytes()
@@ -227,28 +221,28 @@ def test_numbers_are_saved_before_the_picture(monkeypatch):
     monkeypatch.setattr(toy, "draw_samples", None)
     with pytest.raises(TypeError):
         toy.main(["--dims", "2", "--steps", "1", "--out", "o"])
-    assert len(json.loads(open("o/toy_manifold.json").read())) == 6
+    assert len(json.loads(open("o/results/toy_manifold.json").read())) == 6
 
 
 def test_studies_share_a_file(tmp_path, monkeypatch):
-    """A later study keeps what an earlier one wrote."""
+    """A later study keeps what an earlier one wrote; and the picture has both."""
     configs = [toy.Config(8, width=8, skip="gate", pred=pred) for pred in ("eps", "v", "noise")]
-    monkeypatch.setattr(toy_why, "configs_of", lambda study: configs)
-    for name in ("combos", "skip"):
-        toy_why.main([name, "--steps", "1", "--out", str(tmp_path)])
-    stored = json.loads((tmp_path / "toy_why.json").read_text())
-    assert set(stored) == {"combos", "skip"} and len(stored["skip"][0]["gate"]) == 10
+    monkeypatch.setattr(toy_studies, "configs_of", lambda study: configs)
+    for name in ("width", "path"):
+        toy_studies.main([name, "--steps", "1", "--out", str(tmp_path)])
+    stored = json.loads((tmp_path / "results" / "toy_studies.json").read_text())
+    assert set(stored) == {"width", "path"} and len(stored["path"][0]["gate"]) == 10
+    assert (tmp_path / "toy_studies.png").exists()
 
 
-@pytest.mark.parametrize("dims", [[2, 4], [2, 128, 256]])
-def test_dimension_picture_holds_the_numbers(dims):
-    """A point a record but of D = 2, where there is no way off the plane; 256 has a mark."""
-    records = [dict(D=D, pred=pred, off_plane=D / k) for D in dims for k, pred in
-               enumerate(("x", "v", "noise"), 1)]  # fmt: skip
-    ax = toy_dimension.draw_dimension(records).axes[0]
-    drawn = [tuple(y) for y in (np.asarray(line.get_ydata()) for line in ax.lines)]
-    assert tuple(D / 2 for D in dims[1:]) in drawn and tuple(float(D) for D in dims[1:]) in drawn
-    assert bool(ax.texts) == (256 in dims)
+def test_panels_hold_the_numbers():
+    """Off the plane at each D, the mean of the seeds; and a dot each."""
+    records = [dict(D=D, pred=pred, off_plane=D / k + seed) for D in (4, 8) for k, pred in
+               enumerate(("x", "v", "noise"), 1) for seed in (0, 2)]  # fmt: skip
+    ax = toy.Figure().subplots()
+    toy_studies.draw_panel(ax, "D", records)
+    drawn = [list(line.get_ydata()) for line in ax.lines]
+    assert sum(drawn, []) == pytest.approx([5, 9, 4, 6, 8, 10, 3, 5, 2, 4, 4, 6, 7 / 3, 11 / 3])
 
 
 def test_picture_counts_what_lies_outside():
@@ -265,9 +259,8 @@ def test_one_palette():
     assert "import figures" not in source and "from figures" not in source
 
 
-@pytest.mark.parametrize("words", [["--dims", "1"], ["--dims", "20000"], ["--seeds", "0"],
-                                   ["--seed", "-1"], ["--seed", "18446744073709551616"],
-                                   ["--steps", "nan"]], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize("words", [["--dims", "1"], ["--seeds", "0"], ["--steps", "nan"]],
+                         ids=" ".join)  # fmt: skip
 def test_bad_numbers_are_refused(words):
     with pytest.raises(SystemExit) as end:
         toy.parse(words)
