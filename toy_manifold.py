@@ -278,9 +278,9 @@ def draw_plane(ax, points, colour):
 def add_flags(parser):
     """The flags of all toy studies."""
     add = parser.add_argument
-    add("--seeds", default=1, **positive_int, help="how many seeds to average over")
+    add("--seeds", default=1, type=positive_int, help="how many seeds to average over")
     add("--seed", type=int, default=0, help="the first of them")
-    add("--steps", default=STEPS, **positive_int, help="training steps")
+    add("--steps", default=STEPS, type=positive_int, help="training steps")
     add("--draw", action="store_true", help="train nothing: the picture again, from the numbers")
     add("--out", type=Path, default=Path("runs/figures"), help="folder for the results")
     return parser
@@ -302,7 +302,7 @@ def save_picture(path, figure, command):
 def parse(words=None):
     style = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = add_flags(argparse.ArgumentParser(description=__doc__, **style))
-    parser.add_argument("--dims", **positive_int, nargs="+", default=DIMS, help="of the space")
+    parser.add_argument("--dims", type=positive_int, nargs="+", default=DIMS, help="of the space")
     args = parser.parse_args(words)
     if min(args.dims) < 2:
         parser.error("--dims: a plane needs two dimensions")

@@ -60,10 +60,9 @@ def version_of(data):
         images = jit.open_data(data, (3, 1, 1))
         files = [Path(path).relative_to(images.name).as_posix() for path in images.paths]
         return digest(images.names, files)
-    outlines = {  # to a thousandth: the last digits differ from machine to machine
-        name: [(torch.view_as_real(polygon) * 1000).round().int().tolist() for polygon in polygons]
-        for name, polygons in jit.shape_outlines().items()
-    }
+    # To a thousandth: the last digits differ from machine to machine.
+    outlines = {name: [(torch.view_as_real(part) * 1000).round().int().tolist() for part in parts]
+                for name, parts in jit.shape_outlines().items()}  # fmt: skip
     return digest(jit.FACTORS, outlines)
 
 

@@ -1,11 +1,10 @@
 """Public data sets as folders of images, CLASS/*, to train on with `--data FOLDER`.
 
-    python figures/datasets.py cifar10    data/cifar10: 50,000 images of 32 px, 170 MB
     python figures/datasets.py digits     data/digits: the 10,000 test images of MNIST, 28 px, 2 MB
     python figures/datasets.py photos     data/photos: 12,000 of 24 classes of Tiny ImageNet, 64 px,
                                           248 MB
 
-The last two are those of predictions_digits.png and predictions_photos.png. What was downloaded
+They are those of predictions_digits.png and predictions_photos.png. What was downloaded
 stays in torch.hub's cache, usually ~/.cache/torch/hub.
 """
 
@@ -15,7 +14,6 @@ import io
 import os
 import shutil
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -27,8 +25,6 @@ from style import script
 from tqdm import tqdm
 
 FILES = {  # name: where it is, and the MD5 that is published with it
-    "cifar-10-binary.tar.gz": (  # the version without pickles
-        "https://www.cs.toronto.edu/~kriz/", "c32a1d4ab5d03f1284b67883e8d87530"),
     "t10k-images-idx3-ubyte.gz": (
         "https://ossci-datasets.s3.amazonaws.com/mnist/", "9fb629c4189551a2d022fa330f9573f3"),
     "t10k-labels-idx1-ubyte.gz": (
@@ -36,7 +32,6 @@ FILES = {  # name: where it is, and the MD5 that is published with it
     "tiny-imagenet-200.zip": (
         "http://cs231n.stanford.edu/", "90528d7ca1a48142e341f4ef8d21d0de"),
 }  # fmt: skip
-CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 PHOTOS = dict(
     n02504458="african_elephant", n09193705="alp", n07720875="bell_pepper",
     n02132136="brown_bear", n02917067="bullet_train", n09256479="coral_reef",
@@ -71,19 +66,8 @@ def png(pixels):
     return file.getvalue()
 
 
-def cifar10():
-    """Yields the place of each training image in the folder, and its bytes; so do the others."""
-    with tarfile.open(fetch("cifar-10-binary.tar.gz")) as archive:
-        names = [f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)]
-        files = [archive.extractfile(name).read() for name in names]
-    # A record: its class, then its red, green and blue plane.
-    records = np.frombuffer(b"".join(files), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
-    images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    for i, (label, image) in enumerate(zip(records[:, 0], images)):
-        yield f"{CIFAR10[label]}/{i:05d}.png", png(image)
-
-
 def digits():
+    """Yields the place of each image in the folder, and its bytes; so do photos."""
     images = gzip.decompress(fetch("t10k-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress(fetch("t10k-labels-idx1-ubyte.gz").read_bytes())
     images = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)  # after a header
@@ -116,7 +100,7 @@ def unpack(images, folder):
 
 def main(words=None):
     parser = script(__doc__)
-    known = dict(cifar10=cifar10, digits=digits, photos=photos)
+    known = dict(digits=digits, photos=photos)
     parser.add_argument("name", choices=known)
     parser.add_argument("folder", nargs="?", type=Path, help="a new folder; None: data/NAME")
     args = parser.parse_args(words)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-from common import finish, jit
+from common import classes_in_turn, finish, jit
 from PIL import Image, ImageDraw, ImageOps
 from style import INK, canvas, new_figure, save, script_to_out, show
 
@@ -35,7 +35,6 @@ def draw_strip(states):
 
 def draw_frame(t, z, x_pred):
     """All z at time t above their x_pred, enlarged to a side of 96 at least, as a PIL image."""
-    # (C, H, n W) each
     top, bottom = (torch.cat(list(jit.to_uint8(images)), dim=2) for images in (z, x_pred))
     pixels = torch.cat([top, bottom], dim=1).expand(3, -1, -1)  # (3, 2 H, n W)
     zoom = math.ceil(96 / z.shape[-1])
@@ -62,9 +61,9 @@ def main(words=None):
 
 def draw(args):
     net, flow, config = jit.load_run(args.run, "ema1", jit.choose_device("auto"))
-    names = config["names"]
-    y = [names.index(name) for name in ("star", "heart")] if names == jit.SHAPES else [0, 1]
-    y = torch.tensor(y, device=net.pos_embed.device)
+    of_shapes = config["data"] == "shapes"
+    y = torch.tensor([4, 5]) if of_shapes else classes_in_turn(2, net.classes)  # star, heart
+    y = y.to(net.pos_embed.device)
     noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(2)).to(y.device)
     states = []
     jit.integrate(jit.guided_velocity(net, y, flow), noise, steps=30,

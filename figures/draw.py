@@ -94,8 +94,6 @@ class Results:
         self.title = FINDINGS.get(name, self.study.title)
         if min(seeds) < 2:
             self.title += " (one seed)" if max(seeds) < 2 else " (one seed where no ± stands)"
-        # Beside other pictures and patches the paper's FID would say nothing.
-        self.has_paper = self.header["data"] == "shapes" and not self.header["arguments"]
 
     def of(self, cell):
         """The records of a cell, by seed; not those of other settings than studies.py has now."""
@@ -124,13 +122,17 @@ def mosaic(images):
     return np.vstack([np.hstack(row) for row in rows])[:-gap, :-gap]
 
 
+def words_of(cell, results, scores):
+    """Those of the scores that are known."""
+    known = [(score, results.values(cell, score)) for score in scores]
+    return [in_words(score, values) for score, values in known if values]
+
+
 def below(cell, results):
     """Under a picture: its scores, and what the paper has."""
-    known = [(score, results.values(cell, score)) for score in ("recognised", "noise_left")]
-    lines = [in_words(score, values) for score, values in known if values]
-    if cell.paper and results.has_paper:
-        lines.append(f"paper: FID {cell.paper:.{2 if cell.paper < 100 else 0}f}")
-    return "\n".join(lines)
+    lines = words_of(cell, results, ("recognised", "noise_left"))
+    paper = [f"paper: FID {cell.paper:.{2 if cell.paper < 100 else 0}f}"] if cell.paper else []
+    return "\n".join(lines + paper)
 
 
 def draw_cell(ax, results, cell, most):
@@ -210,15 +212,12 @@ def plot_columns(ax, results, score):
     ax.legend()
 
 
-def evaluations(cell):
-    """How often sampling asks the network: twice for a step of Heun, but for the last."""
-    sample = SAMPLE | cell.sample
-    steps = sample["sampling_steps"]
-    return steps if sample["solver"] == "euler" else 2 * steps - 1
-
-
 def plot_distance(ax, results):
     """Root mean square distance to the finest solution from the same noise."""
+
+    def evaluations(cell):  # two for a step of Heun, but for the last
+        return cell.at["steps"] * 2 - 1 if cell.at["solver"] == "heun" else cell.at["steps"]
+
     plot_lines(ax, results, "solver", evaluations, "distance")
     ax.axhline(1 / 127.5, color=GREY, linewidth=1, label="one of 256 grey levels")
     ax.set(xlabel="evaluations of the network", xscale="log", yscale="log")
@@ -228,35 +227,9 @@ def plot_distance(ax, results):
     ax.legend()
 
 
-def shade_training(ax):
-    """Where training draws t, as a pale hill along the axis."""
-    t = np.linspace(0.005, 0.995, 199)
-    hill = ax.inset_axes([0, 0, 1, 0.35], zorder=-1)
-    hill.fill_between(t, density(t) / density(t).max(), color="#E4E4E4", linewidth=0)
-    hill.set(xlim=(0, 1), ylim=(0, 1.02))
-    hill.axis("off")
-    ax.set_facecolor("none")
-    ax.set(xlabel="t (0 noise, 1 data); grey: where training draws it", xlim=(0, 1))
-
-
-def plot_loss_over_t(ax, results):
-    """The v-loss of finished networks: a colour a column, a style a row, a line a seed."""
-    study = results.study
-    styles = dict(zip(distinct(results.cells, study.row), ("-", "--", ":")))
-    for cell in results.cells:
-        for losses in results.values(cell, "loss_over_t"):
-            style = dict(color=COLOUR_OF[cell.at[study.column]], linewidth=1.3)
-            ax.plot(TIMES, losses, styles[cell.at[study.row]], **style)
-    for row, style in styles.items():
-        ax.plot([], [], style, color=GREY, label=label(study.row, row).replace("\n", " "))
-    ax.set(yscale="log", ylabel="v-loss")
-    ax.legend(loc="upper center", fontsize=8.5)
-    shade_training(ax)
-
-
 def plot_gates(ax, results):
     """The learned gates over 1 / (1 - t). That of eps = (z - t x) / (1 - t) has another sign."""
-    t = np.linspace(0, 0.98, 99)
+    t = np.linspace(0.005, 0.98, 99)
     ax.plot(t, 1 / (1 - t), "--", color=INK, label="1 / (1 − t)")
     for cell in results.cells:
         pred = cell.at["pred"]
@@ -264,8 +237,9 @@ def plot_gates(ax, results):
             sign, name = (-1, "−g(t)") if pred == "eps" else (1, "g(t)")
             style = dict(color=COLOURS[pred], label=None if i else f"{name}, {PREDICTION[pred]}")
             ax.plot(TIMES, sign * np.array(gates), **style)
-    ax.set(ylim=(0, 12), ylabel="gate")
-    shade_training(ax)
+    hill = 3 * density(t) / density(t).max()
+    ax.fill_between(t, hill, color="#E4E4E4", linewidth=0, label="where training draws t")
+    ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), ylim=(0, 12), ylabel="gate")
     ax.legend(loc="upper left")
 
 
@@ -374,8 +348,8 @@ PLOTS = dict(
     bottleneck=(partial(plot_columns, score="recognised"),
                 partial(plot_columns, score="noise_left")),
     slow=(partial(plot_columns, score="recognised"), partial(plot_columns, score="v_loss")),
-    solver=(plot_distance,), gate=(plot_gates, plot_loss_over_t), dimension=(plot_lead,),
-    length=(plot_left_by_length, plot_loss_over_t),
+    solver=(plot_distance,), gate=(plot_gates,), dimension=(plot_lead,),
+    length=(plot_left_by_length,),
 )  # fmt: skip
 # Of the tiles, where they are not all of the plots and the table.
 ROWS = dict(ratio=(0.25, 1, 4), reach=("1/4",), bottleneck=("x", "v"), shift=("x", "v"), solver=())
@@ -410,11 +384,10 @@ def draw_study(results):
 
 PAGE = """# All numbers of the studies
 
-Written by `python figures/draw.py`, nothing by hand; what they say is told in findings.md. Of each cell 300 samples, the same
-noises and classes everywhere. *recognised*: the share that a judge takes for its class. *noise left*: slope of the samples on the
-noise they started from, 0 none, 1 all of it; a clean image has .02 to .03, since what it shows depends on its noise. *out of
-reach*, *in reach*: the same in the directions that the network cannot and can put out. ±: standard deviation over training seeds,
-which leaves out the judge's error and that of sampling (one standard error of 300 samples: up to 2.9%).
+Written by `python figures/draw.py`, nothing by hand; findings.md tells what they say. *recognised*:
+share of 300 samples that a judge takes for their class. *noise left*: slope of the samples on the
+noise they started from, 0 none, 1 all of it; *out of reach*, *in reach*: in the directions that the
+network cannot and can put out. ±: standard deviation over training seeds.
 """
 
 
@@ -433,9 +406,8 @@ def table(results):
 
 
 def table_words(cell, results):
-    known = [(score, results.values(cell, score)) for score in SCORES]
-    words = ", ".join(in_words(score, values) for score, values in known if values) or "not run"
-    return words + (f" (paper: FID {cell.paper:g})" if cell.paper and results.has_paper else "")
+    paper = f" (paper: FID {cell.paper:g})" if cell.paper else ""
+    return (", ".join(words_of(cell, results, SCORES)) or "not run") + paper
 
 
 def footnotes(results):
@@ -443,8 +415,7 @@ def footnotes(results):
     cell, records, real = results.cells[0], results.records, results.header["real"]
     chosen = cell.net | FLOW | cell.flow | TRAIN | cell.train
     sampled = SAMPLE | cell.sample
-    first, how = (", ".join(f"{key} {value}" for key, value in part.items())
-                  for part in (chosen, sampled))  # fmt: skip
+    first, how = (str(part)[1:-1].replace("'", "").replace(":", "") for part in (chosen, sampled))
     seconds = sum(record.get("seconds", 0) for record in records)
     ran = sorted({f"{r['hardware']}; PyTorch {r['torch']}; commit {r['commit']}" for r in records})
     judged = [real["recognised"]] if "recognised" in real else []
@@ -469,19 +440,14 @@ def page(folder):
     return "\n".join([PAGE, *parts])
 
 
-def draw(name, out):
-    """OUT/NAME.png, from NAME.json and NAME.npz."""
-    results = Results(name, find_results(out, name))
-    command = f"{results.header['command']}; python figures/draw.py {name}"
-    save(draw_study(results), out / f"{name}.png", command, DPI)
-
-
 def main(words=None):
     parser = script_to_out(__doc__)
     parser.add_argument("names", nargs="*", help="of studies; none: only the page of tables")
     args = parser.parse_args(words)
     for name in args.names:
-        draw(name, args.out)
+        results = Results(name, find_results(args.out, name))
+        command = f"{results.header['command']}; python figures/draw.py {name}"
+        save(draw_study(results), args.out / f"{name}.png", command, DPI)
     folder = args.out / "results"
     if folder.exists():
         (folder / "README.md").write_text(page(folder))

@@ -1,6 +1,6 @@
 """handover.png: one network samples until t, another goes on. Which mistakes are corrected?
 
-    for pred in x v; do python jit.py train --size 32 --patch 8 --width 192 --heads 6 \\
+    for pred in x v; do python jit.py train --model Ti/8 --size 32 --width 192 --heads 6 \\
       --bottleneck 0 --context-tokens 0 --steps 4000 --lr 0.00133 --cooldown 1 \\
       --pred $pred --out runs/$pred; done
     python figures/handover.py runs/x runs/v
@@ -59,7 +59,7 @@ def draw_cell(ax, samples, noise, y, judge_net):
 def draw(args):
     loaded = [jit.load_run(run, "ema1", "cpu") for run in (args.first, args.second)]
     kinds = {(config["data"], net.shape, flow.noise_scale) for net, flow, config in loaded}
-    fits = len(kinds) == 1 and "shapes" in next(iter(kinds))
+    fits = len(kinds) == 1 and kinds.pop()[0] == "shapes"
     jit.check(fits, "Both runs must be on the shapes, of one size and noise scale.")
     runs = [(net, flow) for net, flow, _ in loaded]
     y = classes_in_turn(args.n, 10)
@@ -78,16 +78,15 @@ def draw(args):
     command = f"python figures/handover.py runs/{args.first.name} runs/{args.second.name}"
     save(figure, args.out / "handover.png", command, DPI)
     text = json.dumps(dict(command=command, n=args.n, records=records), indent=1) + "\n"
-    path = args.out / "results" / "handover.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    jit.write_whole(path, lambda part: part.write_text(text))
+    (args.out / "results").mkdir(exist_ok=True)
+    (args.out / "results" / "handover.json").write_text(text)
 
 
 def main(words=None):
     parser = script_to_out(__doc__)
     parser.add_argument("first", type=Path, help="folder of a run")
     parser.add_argument("second", type=Path, help="folder of another")
-    parser.add_argument("--n", **jit.positive_int, default=300, help="samples of each kind")
+    parser.add_argument("--n", type=jit.positive_int, default=300, help="samples of each kind")
     args = parser.parse_args(words)
     return finish(lambda: draw(args))
 

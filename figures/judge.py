@@ -6,10 +6,8 @@
 It is trained the first time, in 3 to 7 CPU-minutes, and kept in runs/: one for the built-in shapes,
 one for each content of a folder. It learns from renderings of the shapes; or from the images of the
 folder, moved a little but not mirrored, without every tenth of a class, which is held out. It has
-one more answer, "none", trained on broken pictures: noise, blends, halves, shuffled patches.
-
-`recognised` lets it choose between the classes only (chance: one in as many as there are). Asked
-whether it shows a class at all, it calls ghosts under noise none, though a reader may read them.
+one more answer, "none", trained on broken pictures: noise, blends, halves, shuffled patches. For
+`recognised` it has to choose between the classes (chance: one in as many as there are).
 """
 
 import functools

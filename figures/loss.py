@@ -1,9 +1,7 @@
 """loss.png of a run of your own: its loss against the step and, over the last tenth, against t.
 
-    python figures/loss.py runs/shapes-Ti-16-x            runs/shapes-Ti-16-x/loss.png
-    python figures/loss.py runs/mine runs/other           side by side, the first in grey behind all
-
-Compare it with figures/health.png: a healthy run and four that are not, of 1,000 steps each.
+    python figures/loss.py runs/mine              runs/mine/loss.png; compare it with health.png
+    python figures/loss.py runs/mine runs/other   side by side, the first in grey behind all
 """
 
 import json

@@ -20,6 +20,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -108,8 +109,8 @@ def left_by_length(samples, noise, patch):
 def follow(velocity_of, noise, y, solver, sampling_steps, batch_size):
     """Where the way from noise (n, C, S, S) ends; velocity_of: from classes to a velocity."""
     parts = zip(y.split(batch_size), noise.split(batch_size))
-    samples = [jit.integrate(velocity_of(labels), z, sampling_steps, solver) for labels, z in parts]
-    return torch.cat(samples)
+    return torch.cat([jit.integrate(velocity_of(labels), z, sampling_steps, solver)
+                      for labels, z in parts])  # fmt: skip
 
 
 @torch.no_grad()
@@ -119,10 +120,7 @@ def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval
     Returns two tensors (n, C, S, S).
     """
     noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y)))
-
-    def velocity_of(labels):
-        return jit.guided_velocity(net, labels, flow, cfg, interval)
-
+    velocity_of = functools.partial(jit.guided_velocity, net, flow=flow, cfg=cfg, interval=interval)
     return follow(velocity_of, noise, y, solver, sampling_steps, batch_size), noise
 
 
@@ -142,11 +140,6 @@ def loss_over_t(net, flow, data, texture=0, strength=0.0):
     return losses
 
 
-def distance(pixels, others):
-    """Root mean square over uint8 images, on the scale from -1 to 1."""
-    return ((pixels.float() - others.float()) / 127.5).square().mean().sqrt().item()
-
-
 # ---- What is kept of it ----
 
 
@@ -164,16 +157,13 @@ def record_key(cell, seed, data, flip):
     return digest(*settings(cell), seed, flip, version_of(data))
 
 
-def real_tiles(pixels, y):
-    """Three sets of ten real images, of the classes that the tiles of a cell show."""
+def measure_real(cell, data, judge_net):
+    """How many real images the judge recognises; and three sets of ten others, of the classes that
+    the tiles of a cell show."""
+    pixels, y = real_images(jit.open_data(data, shape_of(cell)), 1000, seed=2511)
     y = y if y.max() >= 0 else torch.arange(len(y)) % 10  # without classes: any
     sets = [(y == label % (y.max() + 1)).nonzero()[:, 0].tolist() or [0] for label in SHOWN]
-    return pixels[[rows[k % len(rows)] for k in range(3) for rows in sets]].numpy()
-
-
-def measure_real(cell, data, judge_net):
-    """Real images to show beside the samples, and how many of others the judge recognises."""
-    tiles = real_tiles(*real_images(jit.open_data(data, shape_of(cell)), 1000, seed=2511))
+    tiles = pixels[[rows[k % len(rows)] for k in range(3) for rows in sets]].numpy()
     found = dict(size=cell.net["size"])
     if judge_net:
         held_out = judge.held_out_images(data, cell.net["size"])
@@ -193,27 +183,19 @@ def measure_cell(cell, net, flow, judge_net):
     tiles = pixels[[i % cell.n for i in SHOWN]]
     if "solver" in cell.at:
         exact, _ = draw_samples(net, flow, y[:10], **how | dict(solver="heun", sampling_steps=512))
-        found["distance"] = distance(pixels[:10], jit.to_uint8(exact))
+        error = (pixels[:10].float() - jit.to_uint8(exact).float()) / 127.5
+        found["distance"] = error.square().mean().sqrt().item()
     return found, tiles.numpy()
-
-
-def facts(net, flow, data, cell):
-    """What is known of a trained network, whatever is drawn from it."""
-    known = dict(loss_over_t=loss_over_t(net, flow, data, cell.texture, cell.strength))
-    if hasattr(net, "g"):
-        known["gate"] = net.g(torch.tensor(TIMES)).tolist()
-    return known
 
 
 def versions():
     """What it ran on, and with."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    path = Path("/proc/cpuinfo")  # of Linux
+    text = path.read_text() if path.exists() else f"model name: {platform.processor()}\n"
+    hardware = re.search("model name.*?: (.*)", text)[1]
     git = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    hardware = f"{[*models, platform.machine()][0]}, one core"
-    return dict(hardware=hardware, torch=torch.__version__, commit=commit)
+    return dict(hardware=f"{hardware}, one core", torch=torch.__version__, commit=commit)
 
 
 def work(cells, seed, data, flip, runs, judge_net):
@@ -237,7 +219,10 @@ def work(cells, seed, data, flip, runs, judge_net):
         with open(f"{out}.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
             jit.train(net, jit.Flow(**FLOW | cell.flow), images, out, **recipe)
     net, flow, _ = jit.load_run(out, "ema1", "cpu", variant)
-    known, found = facts(net, flow, images, cell) | versions(), []
+    losses = loss_over_t(net, flow, images, cell.texture, cell.strength)
+    known, found = versions() | dict(loss_over_t=losses), []
+    if hasattr(net, "g"):
+        known["gate"] = net.g(torch.tensor(TIMES)).tolist()
     for cell in cells:
         numbers, tiles = measure_cell(cell, net, flow, judge_net)
         record = dict(key=record_key(cell, seed, data, flip), at=cell.at, seed=seed,
@@ -384,11 +369,11 @@ def main(words=None):
     parser = script_to_out(__doc__)
     add = parser.add_argument
     add("study", choices=STUDIES)
-    add("--seeds", default=1, **jit.positive_int, help="trainings of the cells that repeat")
-    add("--jobs", default=os.cpu_count(), **jit.positive_int, help="networks at a time")
+    add("--seeds", default=1, type=jit.positive_int, help="trainings of the cells that repeat")
+    add("--jobs", default=os.cpu_count(), type=jit.positive_int, help="networks at a time")
     add("--data", default="shapes", help="or a folder of images")
-    add("--size", **jit.positive_int, help="side of the images")
-    add("--patches", **jit.positive_int, nargs="+", help="sides of patches, large ones first")
+    add("--size", type=jit.positive_int, help="side of the images")
+    add("--patches", type=jit.positive_int, nargs="+", help="sides of patches, large ones first")
     add("--channels", type=int, choices=(1, 3), help="1: grey images")
     add("--flip", action="store_true", help="mirror half of the images")
     add("--tiny", action="store_true", help="two steps of small networks, to try")

@@ -11,69 +11,55 @@ from pathlib import Path
 
 import torch
 from common import finish, jit, unselected_samples
-from style import GREY, INK, WIDTH, canvas, new_figure, save, script_to_out, show
+from style import INK, canvas, new_figure, save, script_to_out, show
 
 NOTE = "Samples are unselected: seed 0, classes in turn; EMA 1, guidance 2."
 STEP = 0.825  # inches from one picture to the next
 
 
-def draw_row(ax, images, bottom):
-    """Ten uint8 images side by side."""
+def draw_rows(ax, top, words, images):
+    """Some words, and under them uint8 images, ten in a row."""
+    ax.text(0.04, top, words, va="top", fontsize=11, color=INK)
     for i, image in enumerate(images // 5 * 5):  # fewer colours: smaller
-        show(ax, image / 127.5 - 1, 0.0375 + STEP * i, bottom, 0.8, "none")
+        place = 0.0375 + STEP * (i % 10), top - 1.05 - STEP * (i // 10)
+        show(ax, image / 127.5 - 1, *place, 0.8, "none")
 
 
 def draw_samples(net, flow, steps):
     """Ten real shapes above 30 samples of a run."""
     torch.manual_seed(0)
     real = jit.to_uint8(jit.render_shapes(torch.arange(10), jit.random_factors(10), net.shape[-1]))
-    samples, _ = unselected_samples(net, flow, 30)
     title = f"What {flow.pred}-prediction generates after {steps:,} steps, beneath real shapes"
     figure = new_figure(4.925, title, NOTE)
     ax = canvas(figure)
-    ax.text(0.04, 4.2, "real: the renderings that training sees", va="top", fontsize=11, color=INK)
-    ax.text(0.04, 2.825, f"samples after {steps:,} steps", va="top", fontsize=11, color=INK)
-    for images, bottom in zip([real, *samples.split(10)], (2.95, 1.775, 0.95, 0.125)):
-        draw_row(ax, images, bottom)
-    for i, name in enumerate(jit.SHAPES):
-        ax.text(0.4375 + STEP * i, 3.8, name, ha="center", fontsize=10, color=GREY)
+    draw_rows(ax, 4.0, f"real: {', '.join(jit.SHAPES)}", real)
+    draw_rows(ax, 2.825, f"samples after {steps:,} steps", unselected_samples(net, flow, 30)[0])
     return figure
 
 
 def draw_own_pictures(runs):
-    """runs: [(words about the data, net, flow)]. Twenty samples of each."""
-    height = 0.85 + 2 * len(runs)
+    """Twenty samples of each of some (net, flow, config, steps)."""
+    height = 0.8 + 2.1 * len(runs)
     figure = new_figure(height, "The same command on pictures of your own", NOTE)
     ax = canvas(figure)
-    for i, (words, net, flow) in enumerate(runs):
-        top = 2 * (len(runs) - i) - 0.05
-        ax.text(WIDTH / 2, top, words, va="center", ha="center", fontsize=11, color=INK)
-        samples, _ = unselected_samples(net, flow, 20)
-        for images, below in zip(samples.split(10), (1, 1 + STEP)):
-            draw_row(ax, images, top - below)
+    for i, (net, flow, config, steps) in enumerate(runs):
+        data, numbers = Path(config["data"]).name, net.shape[0] * net.patch**2
+        words = (f"{data}: {sum(config['counts']):,} of {net.shape[-1]} pixels a side, "
+                 f"patches of {numbers} numbers, {steps:,} steps")  # fmt: skip
+        draw_rows(ax, height - 0.75 - 2.1 * i, words, unselected_samples(net, flow, 20)[0])
     return figure
-
-
-def about(net, config, steps):
-    """A line about a run."""
-    data, (channels, size, _) = Path(config["data"]).name, net.shape
-    numbers = channels * net.patch**2
-    return (f"{data}: {sum(config['counts']):,} of {size} x {size} pixels, patches of {numbers} numbers, "
-            f"{steps:,} steps")  # fmt: skip
 
 
 def draw(args):
     device, runs = jit.choose_device("auto"), []
     for run in args.runs:
-        net, flow, config = jit.load_run(run, "ema1", device)
-        runs.append((net, flow, config, jit.load_checkpoint(run / jit.CHECKPOINT)["step"]))
+        steps = jit.load_checkpoint(run / jit.CHECKPOINT)["step"]
+        runs.append((*jit.load_run(run, "ema1", device), steps))
     net, flow, config, steps = runs[0]
     if config["data"] == "shapes":
         name, figure = "samples", draw_samples(net, flow, steps)
     else:
-        name = "own_pictures"
-        figure = draw_own_pictures([(about(net, config, steps), net, flow)
-                                    for net, flow, config, steps in runs])  # fmt: skip
+        name, figure = "own_pictures", draw_own_pictures(runs)
     command = "python figures/samples.py " + " ".join(f"runs/{run.name}" for run in args.runs)
     save(figure, args.out / f"{name}.png", command, 160)
 

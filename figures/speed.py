@@ -2,37 +2,20 @@
 
     OMP_NUM_THREADS=1 python figures/speed.py --model Ti/16 --size 64 --batch 32    one core
     python figures/speed.py --model B/16 --size 256 --batch 128 --compile           a GPU
-    python figures/speed.py --model B/16 --size 64 --batch 8 --official ~/JiT       beside theirs
-    python figures/speed.py --model B/16 --size 256 --batch 128 --data PHOTOS       and the input
 
-On a machine that does nothing else, believe the clock; where other work runs, the CPU time, with
-OMP_NUM_THREADS=1; on a GPU the clock.
-
-Ours and the official code take turns after a warm-up, --repeats rounds. Printed are medians, and
-for comparisons the median of the ratios within a round, and the fastest of each side: others' work
-can only slow a round down.
-
---official is a clone of github.com/LTH14/JiT, whose JiT is built with the sizes of --model; where
-there is no GPU, its .cuda() calls are made harmless and its torch.compile is taken off. The peak is
+Printed are medians of --repeats rounds after a warm-up. On a machine that does nothing else, and on
+a GPU, believe the clock; where other work runs, the CPU time, with OMP_NUM_THREADS=1. The peak is
 that of a large matrix product in the same precision. A multiply-add counts as two operations; a
 training step as three forwards.
 """
 
-import argparse
-import functools
-import itertools
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
 from common import jit
 from models import arguments, count_cost
 from style import script
-
-WORKS = ("training step", "sampling")
-
 
 def measure(work, device):
     """What a call costs: seconds by the clock and of the CPU."""
@@ -52,20 +35,16 @@ def peak_flops(device, repeats=12):
     return 2 * side**3 / statistics.median(seconds[2:])
 
 
-def random_batch(args, device):
-    x = torch.rand(args.batch, 3, args.size, args.size, device=device) * 2 - 1
-    return x, torch.randint(args.classes, (args.batch,), device=device)
-
-
-def our_works(args, device):
-    """A training step and the drawing of a batch with jit.py, as functions without arguments."""
+def works(args, device):
+    """{name: a training step, or the drawing of a batch, as a function without arguments}."""
     net = jit.JiT(**arguments(args.model, args.size, args.classes)).to(device)
     flow, parameters = jit.Flow(), list(net.parameters())
     averages = {name: [p.detach().clone() for p in parameters] for name in jit.AVERAGES}
     optimizer = torch.optim.AdamW(parameters, 1e-4, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     if args.compile:
         net.compile()
-    x, y = random_batch(args, device)
+    x = torch.rand(args.batch, *net.shape, device=device) * 2 - 1
+    y = torch.randint(args.classes, (args.batch,), device=device)
 
     def step():  # as in jit.train
         net.train()
@@ -81,61 +60,7 @@ def our_works(args, device):
         sampling = dict(batch_size=args.batch, sampling_steps=args.steps)
         list(jit.sample_images(net, y, flow, net.shape, **sampling))
 
-    return dict(zip(WORKS, (step, draw)))
-
-
-def official_works(args, device):
-    """The same with the official code, on the same sizes; bf16 on CUDA as in its engine."""
-    if device.type != "cuda":
-        torch.Tensor.cuda = lambda self: self
-        torch.compile = lambda function: function
-    sys.path.insert(0, str(args.official))
-    import denoiser
-    import model_jit
-
-    network, flow = arguments(args.model, args.size, args.classes), jit.Flow()
-    names = dict(depth="depth", width="hidden_size", heads="num_heads", patch="patch_size",
-                 bottleneck="bottleneck_dim", context_tokens="in_context_len",
-                 context_start="in_context_start")  # fmt: skip
-    sizes = {theirs: network[ours] for ours, theirs in names.items()}
-    model_jit.JiT_models["ours"] = functools.partial(model_jit.JiT, **sizes)
-    flags = dict(model="ours", img_size=args.size, class_num=args.classes, attn_dropout=0.0,
-                 proj_dropout=network.get("dropout", 0.0), label_drop_prob=flow.label_drop,
-                 P_mean=flow.mu, P_std=flow.sigma, t_eps=flow.t_clip, noise_scale=flow.noise_scale,
-                 ema_decay1=0.9999, ema_decay2=0.9996, cfg=2.0, sampling_method="heun",
-                 num_sampling_steps=args.steps, interval_min=0.1, interval_max=1.0)  # fmt: skip
-    net = denoiser.Denoiser(argparse.Namespace(**flags)).to(device)
-    net.ema_params1 = [p.detach().clone() for p in net.parameters()]
-    net.ema_params2 = [p.detach().clone() for p in net.parameters()]
-    trained = [p for p in net.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, 1e-4, betas=(0.9, 0.95))
-    x, y = random_batch(args, device)
-
-    def step():
-        net.train()
-        with jit.matrix_products_in_bf16(device):
-            loss = net(x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        net.update_ema()
-
-    def draw():
-        net.eval()
-        with jit.matrix_products_in_bf16(device):
-            net.generate(y)
-
-    return dict(zip(WORKS, (step, draw)))
-
-
-def compare(sides, repeats, device, warmup=2):
-    """{work: {side: [cost of each round]}}, the sides taking turns."""
-    costs = {work: {side: [] for side in sides} for work in WORKS}
-    for work, i in itertools.product(WORKS, range(warmup + repeats)):
-        for side, works in sides.items():
-            cost = measure(works[work], device)
-            costs[work][side] += [cost] if i >= warmup else []
-    return costs
+    return {"training step": step, "sampling": draw}
 
 
 def count_forwards(steps, **options):
@@ -151,35 +76,12 @@ def count_forwards(steps, **options):
     return sum(sizes)
 
 
-def print_costs(work, rounds, operations, batch, peak):
-    """A line for each side, medians; operations: those that are needed, whoever computes more."""
-    for side, costs in rounds.items():
-        clock, cpu = (statistics.median(cost[key] for cost in costs) for key in ("clock", "cpu"))
-        print(f"{work:14} {side:9} {1000 * clock:9.1f} ms {1000 * cpu:9.1f} ms CPU "
-              f"{batch / clock:8.1f} images/s {operations / clock / 1e12:8.3f} TFLOP/s "
-              f"{operations / clock / peak:6.1%} of peak")  # fmt: skip
-    for key in ("cpu", "clock") if len(rounds) > 1 else ():
-        ours, theirs = ([cost[key] for cost in costs] for costs in rounds.values())
-        ratios = [their / our for our, their in zip(ours, theirs)]
-        print(f"{work:14} ours is {statistics.median(ratios):.2f} times as fast by {key} "
-              f"({len(ratios)} rounds: {min(ratios):.2f} to {max(ratios):.2f}; fastest against "
-              f"fastest {min(theirs) / min(ours):.2f})")  # fmt: skip
-
-
-def print_input_speed(args, device, batches=20):
-    """Images per second of the data alone: shapes; a folder's from memory, and decoded anew."""
-    sources = {"shapes, drawn": jit.Shapes(args.size)}
-    if args.data:
-        data = jit.open_data(str(args.data), (3, args.size, args.size))
-        sources |= {"folder, decoded each time": data, "folder, in memory": data}
-    for name, data in sources.items():
-        if name == "folder, in memory":
-            data.batch(range(len(data.paths)))
-        places = (range(i, i + args.batch) for i in itertools.count(0, args.batch))
-        stream = jit.data_batches(data, places, 0, device)
-        next(stream)  # the first one starts the threads
-        seconds = measure(lambda: [next(stream) for _ in range(batches)], device)["clock"]
-        print(f"input          {name:25} {batches * args.batch / seconds:9.1f} images/s")
+def print_cost(name, costs, operations, batch, peak):
+    """Medians. operations: those that are needed, whoever computes more."""
+    clock, cpu = (statistics.median(cost[key] for cost in costs) for key in ("clock", "cpu"))
+    speed = operations / clock
+    print(f"{name:14} {1000 * clock:9.1f} ms {1000 * cpu:9.1f} ms CPU {batch / clock:8.1f} "
+          f"images/s {speed / 1e12:8.3f} TFLOP/s {speed / peak:6.1%} of peak")
 
 
 def parse_flags(words=None):
@@ -187,10 +89,8 @@ def parse_flags(words=None):
     add = parser.add_argument
     add("--model", default="Ti/16")
     for name, default in dict(size=64, batch=32, classes=1000, steps=10, repeats=10).items():
-        add(f"--{name}", **jit.positive_int, default=default)
+        add(f"--{name}", type=jit.positive_int, default=default)
     add("--compile", action="store_true")
-    add("--official", type=Path, help="a clone of the official repository, to run beside ours")
-    add("--data", type=Path, help="a folder of images, to time reading it")
     return parser.parse_args(words)
 
 
@@ -202,13 +102,10 @@ def main():
     print(f"{args.model} at {args.size} px, batch {args.batch}, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}, {name}{', compiled' if args.compile else ''}; "
           f"peak {peak / 1e12:.3f} TFLOP/s")  # fmt: skip
-    sides = dict(ours=our_works(args, device))
-    if args.official:
-        sides["official"] = official_works(args, device)
-    costs = compare(sides, args.repeats, device)
-    for work, count in zip(WORKS, (3, count_forwards(args.steps))):
-        print_costs(work, costs[work], count * needed, args.batch, peak)
-    print_input_speed(args, device)
+    forwards = {"training step": 3, "sampling": count_forwards(args.steps)}
+    for work, run in works(args, device).items():
+        costs = [measure(run, device) for _ in range(2 + args.repeats)][2:]
+        print_cost(work, costs, forwards[work] * needed, args.batch, peak)
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def shift():
 @study("A bottleneck of r numbers in the patch embedding (Figure 4)",
        row="pred", column="r", real=True)  # fmt: skip
 def bottleneck():
-    """Expected of eps and v: noise that does not get in cannot come out, and stays as in `reach`."""
+    """Expected of eps and v: what noise does not get in cannot come out; it stays as in `reach`."""
     # The paper's 16, 128 and 512 of 768 numbers are 4, 32 and 128 of 192. Of its others, 8.38,
     # 8.15, 7.89 and 7.35, we do not know which is which.
     fids = {4: 9.40, 32: 7.48, 128: None, 0: 8.62}

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 # Colour-blind safe (Okabe and Ito). The first three mean x, eps and v, or their predictions.
 COLOURS = dict(x="#0072B2", eps="#D55E00", v="#E69F00")
 X, EPS, V = COLOURS.values()
-GREEN, SKY, PINK = "#009E73", "#56B4E9", "#CC79A7"
+GREEN, PINK = "#009E73", "#CC79A7"
 INK, GREY, PALE = "#222222", "#666666", "#F2F2F2"
 FIGURES = Path(__file__).resolve().parent
 DRAFTS = FIGURES.parent / "runs" / "figures"  # unless --out says otherwise

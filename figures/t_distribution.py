@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from common import hearts, jit, noise_like
 from theory import density
-from style import GREEN, GREY, INK, PALE, PINK, SKY, canvas, draw_to, line, new_figure, panel, show
+from style import GREY, INK, PALE, canvas, draw_to, line, new_figure, panel, show
 
 TIMES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the pictures
 
@@ -15,15 +15,13 @@ def weight_of_v_loss(t):
 
 
 def draw_densities(ax, t):
-    """The density of t for each mu of Table 3, and what the weight makes of the paper's choice."""
-    for mu, colour in {0.0: GREEN, -0.4: SKY, -0.8: INK, -1.2: PINK}.items():
-        paper = mu == -0.8
-        name = f"μ = {mu:g}".replace("-", "−") + (", the paper's" if paper else "")
-        ax.plot(t, density(t, mu), color=colour, linewidth=3 if paper else 1.6, label=name)
-    counts = density(t, -0.8) * weight_of_v_loss(t)
-    counts = counts / np.trapezoid(counts, t)
-    style = dict(color=INK, linewidth=2, label="the paper's × weight,\nscaled to area 1")
-    ax.plot(t, counts, "--", **style)
+    """The density of t, of Table 3's other ends in grey; and what the weight makes of it."""
+    for mu in (0.0, -1.2):
+        ax.plot(t, density(t, mu), color="0.75", label=f"μ = {mu:g}".replace("-", "−"))
+    ax.plot(t, density(t), color=INK, linewidth=3, label="μ = −0.8, the paper's")
+    counts = density(t) * weight_of_v_loss(t)
+    name = "the paper's × weight,\nscaled to area 1"
+    ax.plot(t, counts / np.trapezoid(counts, t), "--", color=INK, linewidth=2, label=name)
     ax.legend(frameon=False, fontsize=10, loc="upper right", borderaxespad=0.2)
 
 

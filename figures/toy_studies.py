@@ -29,7 +29,6 @@ PANELS = dict(
     path=("skip", "path for z around the layers, D = 512", "off_plane",
           "Does a path around the layers help?\nA learned gate does; fixed paths ruin x"),
 )  # fmt: skip
-GATE_TITLE = "What does the learned gate do?\nIt finds 1 / (1 − t), the wide grey curve"
 ERRORS = dict(off_plane="distance from the plane, 1 = data", missed="v missed, 1 = all noise")
 
 
@@ -123,7 +122,6 @@ def run_missed(configs, seeds, steps):
             P, net = toy.random_plane(config.D, config.d), toy.plain(config)
             toy.train_network(net, config, P, steps)
             records.append(config._asdict() | dict(seed=seed, missed=missed(net, config, P)))
-            print(records[-1], flush=True)
     return records
 
 
@@ -173,7 +171,8 @@ def draw_gates(ax, records):
         style = dict(color=COLOURS[record["pred"]], markersize=3, linewidth=1)
         ax.plot(gates.keys(), gates.values(), "o-", **style)
     ax.set(xlabel="t (0 noise, 1 data)", ylim=(0, 12), ylabel="g for v,  −g for ε")
-    ax.set_title(GATE_TITLE, fontsize=10, loc="left")
+    title = "What does the learned gate do?\nIt finds 1 / (1 − t), the wide grey curve"
+    ax.set_title(title, fontsize=10, loc="left")
 
 
 def draw_studies(stored):

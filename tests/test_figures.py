@@ -18,6 +18,7 @@ import flow
 import handover
 import judge
 import loss
+import manifold
 import matplotlib
 import numpy as np
 import pytest
@@ -109,6 +110,16 @@ def test_noise_left_is_split_by_what_is_in_reach(size, patch, width, bottleneck,
     found = run.left_by_reach(samples, z, net)
     planted = dict(left_out=0.7, left_in=0.3) if outside.shape[1] else {}
     assert found == pytest.approx(planted, abs=0.01)
+
+
+def test_variance_outside_a_sixth_of_the_directions():
+    """Patches in five of twelve directions of equal variance: two of them leave out three fifths."""
+    basis = torch.linalg.qr(normal(12, 5))[0]
+    patches = normal(40, 16, 5, seed=1) @ basis.T  # (n, patches, numbers)
+    images = torch.nn.functional.fold(patches.transpose(1, 2), 8, 2, stride=2)
+    assert manifold.outside(images, 2) == pytest.approx(0.6, abs=0.05)
+    measured = json.loads((FIGURES / "results" / "manifold.json").read_text())
+    assert measured["shapes"] < 0.01 < measured["photos"] < 0.1
 
 
 def test_loss_over_t_of_a_network_that_is_wrong_by_a_tenth(monkeypatch):
