@@ -1,5 +1,4 @@
 """JiT, "Just image Transformers", in one file: a plain Vision Transformer on pixels draws images.
-
 After "Back to Basics: Let Denoising Generative Models Denoise" (Li & He 2025, arXiv 2511.13720).
 
 JiT is x-prediction with the v-loss: the network predicts the clean image, and training compares
@@ -37,7 +36,6 @@ import argparse
 import copy
 import functools
 import inspect
-import itertools
 import json
 import re
 import sys
@@ -72,7 +70,7 @@ def convert(output, z, t, pred, clip=T_CLIP):
     """Read a network's output as x, eps or v (pred); returns all three as a dict (paper Table 1).
 
     Two equations tie them, z = t x + (1 - t) eps and v = x - eps: one, and z, give the others.
-    output, z: (B, ...); t: (B,). Raises ValueError for another pred.
+    output, z: (B, ...); t: (B,).
     """
     t = t.view(-1, *[1] * (z.dim() - 1))  # (B, 1, ..., 1)
     noise_share = (1 - t).clamp_min(clip)  # at t = 1 z holds no noise: else a division by 0
@@ -106,11 +104,8 @@ def flow_loss(output, x, eps, t, pred, loss, clip=T_CLIP):
 
 
 def sample_t(n, mu=-0.8, sigma=0.8, device=None):
-    """Training times (n,) in (0, 1): logit(t) ~ N(mu, sigma^2) (Section 4.1).
-
-    By default half of them are below 0.31, where z is mostly noise and the layout of an image is
-    decided.
-    """
+    """Training times (n,) in (0, 1): logit(t) ~ N(mu, sigma^2) (Section 4.1)."""
+    # By default half are below 0.31, where z is mostly noise and the layout of an image is decided.
     return torch.sigmoid(mu + sigma * torch.randn(n, device=device))
 
 
@@ -162,11 +157,9 @@ AVERAGES = {"ema1": (0.9999, 9), "ema2": (0.9996, 36)}  # decay, parts
 
 @torch.no_grad()
 def update_average(average, parameters, decay, parts, step):
-    """average <- d average + (1 - d) parameters, in place, for lists of tensors, after a step.
-
-    With d = 1 - parts / (parts + step) it remembers the last of so many parts of the run.
-    """
-    d = min(decay, 1 - parts / (parts + step))  # ema1: the decay from step 90,000 on
+    """average <- d average + (1 - d) parameters, in place, for lists of tensors, after a step."""
+    # This d remembers the last of so many parts of the run; ema1's is the decay from step 90,000.
+    d = min(decay, 1 - parts / (parts + step))
     torch._foreach_lerp_(average, parameters, 1 - d)
 
 
@@ -208,7 +201,7 @@ def integrate(velocity, z, steps=50, solver="heun", watch=None):
     velocity: a function (z, t: float) -> v of z's shape. "euler" goes along v for a step, "heun"
     along the mean of v at both ends. The last step is Euler's: at t = 1 z is the image, and
     v = (x - z) / (1 - t) is 0 / 0. watch(t, z, x_pred), if given, sees the way, before each step
-    and at the end; x_pred = z + (1 - t) v is where v leads. Raises ValueError for another solver.
+    and at the end; x_pred = z + (1 - t) v is where v leads.
     """
     if solver not in ("euler", "heun"):
         raise ValueError(f"solver {solver!r} is neither euler nor heun")
@@ -442,8 +435,7 @@ class JiT(nn.Module):
 
 # What differs from the paper and its official code, github.com/LTH14/JiT:
 # 1. All nine prediction/loss pairs; the official code has x-prediction under the v-loss only.
-# 2. On CUDA attention is in bf16 and tokens between blocks in fp32; there attention is in fp32, and
-#    tokens in bf16 until the in-context ones join.
+# 2. On CUDA attention is in bf16, tokens between blocks are in fp32; there mostly the reverse.
 # 3. Guidance is one batch with and without class; where its weight is 1, with class alone.
 # 4. The memory of the averaged weights (EMA) grows with the run, so that short runs can use them.
 # 5. Noise is seeded per step, or per sampled image: runs resume, a sample ignores its batch.
@@ -461,9 +453,9 @@ def check(condition, sentence):
         raise Stop(sentence)
 
 
-def brief(words):
-    """Words as text, cut where there are too many."""
-    return textwrap.shorten(", ".join(sorted(words)) or "none", 200, placeholder=" ...")
+def say(sentence):
+    """A line on stderr, above the bar of progress; cut where it is too long."""
+    tqdm.write(textwrap.shorten(sentence, 350, placeholder=" ..."), sys.stderr)
 
 
 # ---- 5. Built-in data: ten shapes, drawn as they are needed ----
@@ -475,7 +467,6 @@ FACTORS = {  # all that varies within a class: a manifold of seven dimensions (d
     "hue": (0.0, 1.0), "background_hue": (0.0, 1.0),  # hues are circles
     "background_brightness": (0.58, 0.82),
 }  # fmt: skip
-
 
 constant = functools.cache(torch.tensor)  # copied to a GPU once: each copy would make it wait
 
@@ -548,8 +539,7 @@ def render_shapes(labels, factors, size):
 
     here, to_light = distance(0), distance(-0.07)  # (B, 1, S, S); the light stands at the top left
     slope = (to_light / 0.12).clamp(-1, 1) - (here / 0.12).clamp(-1, 1)  # of a bevel 0.12 wide
-    shade = (slope > 0).float()  # white or black
-    face = torch.lerp(rainbow(hue, 1.0), shade, 0.6 * slope.abs())
+    face = torch.lerp(rainbow(hue, 1.0), (slope > 0).float(), 0.6 * slope.abs())  # to white, black
     shadow = 1 - 0.4 * torch.sigmoid(-22 * to_light)
     back = back_light[:, None] * (0.5 + rainbow(back_hue, 0.3)) * shadow
     paint = torch.sigmoid(-1.5 * size * here)  # an edge about 1.5 pixels wide at any size
@@ -615,7 +605,7 @@ class Images:
                 self.paths[index], self.labels[index] = self.paths[i], self.labels[i]
                 return pixels
             except Exception as error:  # broken files raise nearly anything
-                tqdm.write(f"left out {self.paths[i]}: {error}", sys.stderr)
+                say(f"left out {self.paths[i]}: {error}")
         raise Stop(f"ten files in a row cannot be read as images, the last is {self.paths[i]}.")
 
     def batch(self, indices):
@@ -634,8 +624,8 @@ def open_data(name, shape):
         return Shapes(shape[1])
     root, types = Path(name).resolve(), Image.registered_extensions()
     check(root.is_dir(), f"'{name}' is no folder of images, nor shapes.")
-    # Not what is hidden. Links are followed at the top only: below, one may lead back up.
-    found = sorted(path for top in root.glob("[!.]*") for path in (top, *top.rglob("[!.]*")))
+    # What is hidden is left out. Links are followed at the top only: below, one may lead back up.
+    found = sorted(path for top in root.glob("[!.]*") for path in (top, *top.rglob("*")))
     parts = {path: path.relative_to(root).parts for path in found}
     found = [path for path in found if not any(part[0] == "." for part in parts[path])]
     paths = [path for path in found if types.get(path.suffix.lower()) in Image.OPEN]
@@ -643,39 +633,35 @@ def open_data(name, shape):
     others = {path.suffix or path.name for path in {*found} - {*paths} if not path.is_dir()}
 
     # What would be learnt without a word, and was not meant.
-    runs = [str(path.parent) for path in found if path.name == CHECKPOINT]
-    check(not runs, f"{root} holds a run, {brief(runs)}, whose pictures are no data: move it.")
     names, labels, counts = np.unique([parts[path][0] if parts[path][1:] else "" for path in paths],
                                       return_inverse=True, return_counts=True)  # "": at the top
     check(names[0] or len(names) == 1, f"{root} holds images and folders of images: move either.")
-    splits = {part: SPLIT.fullmatch(part.lower()) for path in paths for part in parts[path][:-1]}
-    kinds = {match[1] for match in splits.values() if match}
-    some = brief(part for part, match in splits.items() if match)
-    check(len(kinds) < 2 and not all(map(splits.get, names)),
-          f"{root} is split into {some}: give a folder with one of them.")
+    splits = {part for path in paths for part in parts[path][:-1] if SPLIT.fullmatch(part.lower())}
+    check(len(splits) < 2 and splits != {*names},
+          f"{root} is split: give a folder with one of {', '.join(sorted(splits))}.")
+    check(CHECKPOINT not in {path.name for path in found},
+          f"{root} holds a run ({CHECKPOINT}), whose pictures are no data: move it.")
 
     names = [name for name in names.tolist() if name]
     labels = torch.tensor(labels) if names else torch.full((len(paths),), NO_CLASS)
-    summary = f"{root}: {len(paths)} images, {len(names)} classes, left out: {brief(others)}"
+    summary = f"{root}: {len(paths)} images, {len(names)} classes, left out: {sorted(others)}"
     return Images(names, labels, paths, shape, str(root), counts.tolist(), summary)
-
-
-@functools.lru_cache(maxsize=2)  # a batch can span two epochs
-def shuffled(n, seed, epoch):
-    """The order in which an epoch goes through n images."""
-    return np.random.default_rng([seed, epoch]).permutation(n).tolist()
 
 
 def data_batches(data, places, seed, device, flip=False):
     """Batches x (B, C, S, S) in [-1, 1], y (B,), one for each of some ranges in the endless row of
     shuffled epochs. Shapes are drawn anew: of their ranges only the lengths count."""
+    @functools.lru_cache(maxsize=2)  # a batch can span two epochs
+    def order(epoch):
+        return np.random.default_rng([seed, epoch]).permutation(len(data.paths)).tolist()
+
     for part in places:
         if isinstance(data, Shapes):
             y = torch.randint(len(SHAPES), (len(part),), device=device)
             yield render_shapes(y, random_factors(len(y), device), data.size), y
             continue
         n = len(data.paths)
-        pixels, y = data.batch([shuffled(n, seed, i // n)[i % n] for i in part])
+        pixels, y = data.batch([order(i // n)[i % n] for i in part])
         if device.type == "cuda":  # from pinned memory a copy does not make the GPU wait
             pixels, y = pixels.pin_memory(), y.pin_memory()
         x = pixels.to(device, non_blocking=pixels.is_pinned()).float() / 127.5 - 1
@@ -748,27 +734,16 @@ class Inception:
         return features, features @ self.layers["fc"][0].T  # torch-fidelity leaves out the bias
 
 
-def load_file(path, device, mmap=False):
-    """What torch.save wrote into a file. Nothing in it is executed."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # flags of the official code
-            return torch.load(path, device, weights_only=True, mmap=mmap)
-    except Exception as error:  # whatever bytes may cause
-        lines = str(error).splitlines()
-        lines = [line for line in lines if "GLOBAL" in line] or lines  # what must not be executed
-        reason = "".join(lines[:1]).partition(". ")[0].strip()
-        raise Stop(f"{path} cannot be read as a file of weights: {reason}") from error
-
-
 def load_inception(path, device):
     """The Inception network from a file, or, for None, from torch.hub's cache or a download."""
     url = ("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
            "weights-inception-2015-12-05-6726825d.pth")  # fmt: skip
+    options = dict(map_location=device, weights_only=True)
     try:
-        state = load_file(path, device) if path else torch.hub.load_state_dict_from_url(
-            url, map_location=device, check_hash=True, weights_only=True)
+        state = torch.load(path, **options) if path else torch.hub.load_state_dict_from_url(
+            url, check_hash=True, **options)
     except OSError as error:
-        raise Stop(f"no download ({error}): get {url} and give it with --inception.") from error
+        raise Stop(f"{error}: get {url} and give it with --inception.") from error
     layers = {"fc": (state["fc.weight"], state["fc.bias"])}
     for name in [key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight")]:
         scale = state[f"{name}.bn.weight"] / (state[f"{name}.bn.running_var"] + 1e-3).sqrt()
@@ -780,15 +755,13 @@ def load_inception(path, device):
 
 def moments(batches):
     """Number, mean (d,) and covariance (d, d), with n - 1, of features in batches (B, d), fp64."""
-    n, total, products, origin = 0, 0.0, 0.0, None
+    n, total, products = 0, 0.0, 0.0
     for batch in batches:
         batch = batch.cpu().double()
-        origin = batch.mean(0) if origin is None else origin  # small numbers: no cancellation
-        n, total = n + len(batch), total + (batch - origin).sum(0)
-        products = products + (batch - origin).T @ (batch - origin)
+        n, total, products = n + len(batch), total + batch.sum(0), products + batch.T @ batch
     check(n > 1, "a covariance needs two images at least.")
     covariance = (products - torch.outer(total, total) / n) / (n - 1)
-    return n, (origin + total / n).numpy(), covariance.numpy()
+    return n, (total / n).numpy(), covariance.numpy()
 
 
 def frechet_distance(mu1, sigma1, mu2, sigma2):
@@ -833,6 +806,7 @@ WEIGHTS = {"raw": "model", "ema1": "model_ema1", "ema2": "model_ema2"}  # --weig
 def write_whole(path, write):
     """write(a file beside path), then rename it: there is the old file or the new, never half."""
     part = Path(path).with_name(f".part-{Path(path).name}")  # np.savez and PIL read suffixes
+    part.parent.mkdir(parents=True, exist_ok=True)
     write(part)
     part.replace(path)
 
@@ -842,16 +816,21 @@ def save_checkpoint(path, networks, optimizer, step, config):
     checkpoint = dict(optimizer=optimizer.state_dict(), step=step, config=config)
     for key, network in networks.items():
         checkpoint[key] = {f"net.{name}": value for name, value in network.state_dict().items()}
-    write_whole(path, functools.partial(torch.save, checkpoint))
+    write_whole(path, lambda part: torch.save(checkpoint, part))
 
 
 def load_checkpoint(path):
     """What a checkpoint of ours or the official code's holds, names without prefix."""
-    checkpoint = load_file(path, "cpu", mmap=sys.platform != "win32")  # only what is used is read
-    is_checkpoint = isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict)
-    check(is_checkpoint, f"{path} is no checkpoint: it holds no 'model'.")
-    for key in WEIGHTS.values():
-        checkpoint[key] = {k.removeprefix("net."): v for k, v in checkpoint.get(key, {}).items()}
+    try:  # nothing in the file is executed, and only what is used is read
+        with torch.serialization.safe_globals([argparse.Namespace]):  # flags of the official code
+            checkpoint = torch.load(path, "cpu", weights_only=True, mmap=sys.platform != "win32")
+        for key in WEIGHTS.values():
+            weights = checkpoint.get(key, {}).items()
+            checkpoint[key] = {name.removeprefix("net."): value for name, value in weights}
+    except Exception as error:  # whatever bytes may cause
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it would run {code[1]}" if code else error
+        raise Stop(f"{path} cannot be loaded as a checkpoint: {reason}") from error
     return checkpoint
 
 
@@ -863,13 +842,12 @@ def official_config(weights, flags):
     size = math.isqrt(weights["pos_embed"].shape[1]) * patch
     heads = width // len(weights["blocks.0.attn.q_norm.weight"])
     network = dict(size=size, patch=patch, classes=rows - 1, depth=depth, width=width, heads=heads,
-                   bottleneck=r, channels=channels)  # fmt: skip
-    if "in_context_posemb" in weights:
-        network["context_tokens"] = weights["in_context_posemb"].shape[1]
-        network["context_start"] = min(depth // 3, 10)  # no shape tells; B, L, H, G: 4, 8, 10, 10
+                   bottleneck=r, context_tokens=weights["in_context_posemb"].shape[1],
+                   context_start=min(depth // 3, 10), channels=channels)  # B, L, H: 4, 8, 10
     noise_scale = float(getattr(flags, "noise_scale", None) or max(1.0, size / 256))
     flow = dict(noise_scale=noise_scale, t_clip=float(getattr(flags, "t_eps", None) or T_CLIP))
-    return dict(network=network, flow=flow, names=[], counts=[1] * (rows - 1), data="ImageNet")
+    names = [str(number) for number in range(rows - 1)]
+    return dict(network=network, flow=flow, names=names, counts=[1] * len(names), data="ImageNet")
 
 
 def load_run(path, weights, device, network=JiT):
@@ -883,7 +861,7 @@ def load_run(path, weights, device, network=JiT):
         net, flow = network(**config["network"]), Flow(**config["flow"])
         net.load_state_dict(state)
     except Exception as error:  # whatever a file may hold
-        raise Stop(f"{path} does not fit a JiT: {str(error)[:200]}") from error
+        raise Stop(f"{path} does not fit a JiT: {error}") from error
     return net.to(device).eval().requires_grad_(False), flow, config
 
 
@@ -906,15 +884,13 @@ def resume(path, networks, optimizer, config):
 
 
 def summarize(seen, parameters):
-    """Of pairs loss, t: the mean loss, also in ten bins of t (None: empty); a gradient's norm.
-
-    Raises Stop where they are not finite: the run is lost, and its checkpoint must not be.
-    """
+    """Of pairs loss, t: the mean loss, also in ten bins of t (None: empty); a gradient's norm."""
     losses, t = (torch.cat(column).cpu() for column in zip(*seen))
     bins = [losses[(t * 10).long().clamp(max=9) == i] for i in range(10)]
     by_t = [part.mean().item() if len(part) else None for part in bins]
     norms = torch.stack([p.grad.norm() for p in parameters if p.grad is not None])
     loss, norm = losses.mean().item(), norms.norm().item()
+    # The run is lost, and its checkpoint must not be.
     check(math.isfinite(loss + norm), f"loss {loss}, gradient {norm}: try a lower --lr.")
     return dict(loss=loss, loss_by_t=by_t, grad_norm=norm)
 
@@ -949,27 +925,25 @@ def sample_images(net, y, flow, shape, seed=0, batch_size=50, cfg=2.0, interval=
         yield to_uint8(integrate(velocity, flow.noise_scale * noise, sampling_steps, solver))
 
 
-def classes_in_turn(net, flow, n, names, wanted=""):
-    """Names and numbers of n classes: those wanted, with commas between, or all that were learnt.
+def sample_classes(net, flow, names, n, wanted=(), cfg=2.0, interval=(0.1, 1.0), batch_size=50,
+                   **settings):  # fmt: skip
+    """Captions and batches (of sample_images) of n images of the classes wanted, or all, in turn.
 
-    Where there are no names, as in official files, numbers are; without any class there is "".
+    names: of the classes that were learnt. Without guidance where one side of it was not learnt.
     """
-    numbers = range(net.classes if flow.label_drop < 1 else 0)
-    known = dict(zip(names or map(str, numbers), numbers)) or {"": NO_CLASS}
-    words = wanted.split(",") if wanted else list(known)
+    check(interval[0] < interval[1], "--interval: two numbers, the lower first.")
+    known = dict(zip(names, range(net.classes))) or {"": NO_CLASS}
+    words = list(wanted or known)
     for word in words:
-        check(word in known, f"--classes {word}: it has learnt {brief(known)}.")
+        check(word in known, f"--classes {word}: it has learnt {', '.join(names) or 'none'}.")
     captions = [words[i % len(words)] for i in range(n)]
-    return captions, [known[caption] for caption in captions]
-
-
-def sample_classes(net, flow, numbers, cfg=2.0, **settings):
-    """sample_images of these classes, without guidance where one side of it was not learnt."""
-    if cfg != 1 and not (net.classes > 1 and 0 < flow.label_drop < 1):
-        tqdm.write("no guidance: it has not learnt both with and without class", sys.stderr)
+    if cfg != 1 and not (len(names) > 1 and flow.label_drop > 0):
+        say("no guidance: it has not learnt both with and without class")
         cfg = 1.0
-    y = torch.tensor(numbers, device=net.pos_embed.device)
-    return sample_images(net, y, flow, net.shape, cfg=cfg, **settings)
+    y = torch.tensor([known[caption] for caption in captions], device=net.pos_embed.device)
+    batches = sample_images(net, y, flow, net.shape, cfg=cfg, interval=interval,
+                            batch_size=batch_size, **settings)
+    return captions, tqdm(batches, "samples", math.ceil(n / batch_size), leave=False)
 
 
 def draw_sheet(path, captions, batches):
@@ -1013,9 +987,8 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
                   warmup=warmup, cooldown=cooldown, flip=flip, seed=seed))  # fmt: skip
     done = resume(out / CHECKPOINT, networks, optimizer, config)
     if rank == 0:
-        tqdm.write(f"{data.summary}; {'' if flip else 'not '}mirrored; {flow.pred}-prediction, "
-                   f"patches of {net.shape[0] * net.patch**2} numbers; {device}; {out}: "
-                   f"{f'goes on after step {done}' if done else 'new'}", sys.stderr)
+        say(f"{out} after step {done}: {flow.pred}-prediction, {net.shape[0] * net.patch**2} numbers "
+            f"a patch, {'' if flip else 'not '}mirrored, on {device}; {data.summary}")
 
     parts = range(rank * accum, (rank + 1) * accum)  # of a batch, for this process
     starts = (past * batch_size + part * count for past in range(done, steps) for part in parts)
@@ -1051,84 +1024,84 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
         if rank == 0:
             with open(out / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
-        if rank == 0 and save:
-            save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
-        if rank == 0 and draw:
-            captions, numbers = classes_in_turn(net, flow, 40, data.names)
-            samples = sample_classes(networks["model_ema1"], flow, numbers, cfg, batch_size=count)
-            draw_sheet(out / f"samples-{step:06d}.png", captions, samples)
+            if save:
+                save_checkpoint(out / CHECKPOINT, networks, optimizer, step, config)
+            if draw:
+                average = networks["model_ema1"]
+                sheet = sample_classes(average, flow, data.names, 40, cfg=cfg, batch_size=count)
+                draw_sheet(out / f"samples-{step:06d}.png", *sheet)
         seen, logged, clock = [], step, time.perf_counter()
 
 
 # ---- 9. The command line ----
 
 
-def number(kind, low, high=1e15, **details):
-    """Details of a flag that is an int or a float (kind) from low to high."""
+def number(kind, low, high=1e15):
+    """A type of argparse: an int or a float (kind) from low to high."""
     def number(text):  # argparse says "invalid number value" where it is none
         value = kind(text)
         if not low <= value <= high:  # nan is in no range
             raise argparse.ArgumentTypeError(f"'{text}' is not from {low:g} to {high:g}")
         return value
 
-    return dict(type=number, **details)
+    return number
 
 
 DEVICES = dict(cuda=torch.cuda, mps=torch.backends.mps, cpu=torch.cpu)
-PATH = dict(type=Path)
-PREDICTIONS = dict(choices=("x", "eps", "v"))
-ON_OR_OFF = dict(action=argparse.BooleanOptionalAction)
+ON_OR_OFF = argparse.BooleanOptionalAction
 positive_int, natural = number(int, 1), number(int, 0)
 positive, fraction = number(float, 1e-12), number(float, 0, 1)
 
-# How argparse reads a flag, and its help. The default is that of the parameter of JiT, Flow, train
-# or sample_images; where it follows from other flags, the help says how.
+# How argparse reads a flag. A default that is not here is that of the parameter of Flow, train or
+# sample_images; where it follows from other flags, the help says how.
 FLAGS = {
-    "data": (dict(default="shapes"), "shapes, or a folder: CLASS/*.jpg or *.jpg"),
-    "out": (PATH, "run folder (default: runs/DATA-MODEL-PATCH-PRED)"),
-    "model": (dict(default="Ti/16"), "Ti, S, B, L, H or G, a slash, the side of a patch"),
-    "size": (number(int, 1, default=64), "side of the images in pixels"),
-    "depth": (positive_int, "number of Transformer blocks (default: of --model)"),
-    "width": (positive_int, "numbers of a token (default: of --model)"),
-    "heads": (positive_int, "attention heads of a block (default: of --model)"),
-    "bottleneck": (natural, "numbers that a patch passes through, 0: all (default: of --model)"),
-    "context_tokens": (natural, "in-context tokens, which hold the class (default: of --model)"),
-    "context_start": (natural, "block, from 0, where they join (default: of --model)"),
-    "rope": (ON_OR_OFF | dict(default=True), "rotary position embedding (Table 4)"),
-    "qk_norm": (ON_OR_OFF | dict(default=True), "normalised queries and keys (Table 4)"),
-    "pred": (PREDICTIONS, "what the network predicts"),
-    "loss": (PREDICTIONS, "where prediction and truth are compared"),
-    "mu": (number(float, -1e9, 1e9), "mean of logit(t); lower is noisier (Table 3)"),
-    "sigma": (positive, "standard deviation of logit(t)"),
-    "noise_scale": (positive, "standard deviation of eps (default: size / 256, 1 at least)"),
-    "label_drop": (fraction, "share of the images that are trained without their class"),
-    "t_clip": (number(float, 1e-12, 1), "smallest 1 - t, or t, in a division"),
-    "steps": (positive_int, "training steps; raise it to train on"),
-    "accum": (positive_int, "parts of a batch, in turn, to save memory"),
-    "lr": (positive, "learning rate (default: Ti 4e-3, S 5e-4, B to G 2e-4 sqrt(batch / 1024))"),
-    "warmup": (natural, "steps in which the rate rises"),
-    "cooldown": (fraction, "share of the run in which it falls (default: Ti, S 0.5, B to G 0)"),
-    "flip": (ON_OR_OFF, "mirror half of the images (default: those of a folder)"),
-    "log_every": (positive_int, "steps from one line of the log to the next"),
-    "save_every": (positive_int, "steps from one checkpoint to the next"),
-    "sample_every": (positive_int, "steps from one sheet of samples to the next"),
-    "run": (PATH, "run folder or checkpoint file, ours or the official code's"),
-    "weights": (dict(choices=WEIGHTS, default="ema1"), "raw, or one of the averages"),
-    "interval": (number(float, 0, 1, nargs=2), "guidance is for t between these two"),
-    "sampling_steps": (positive_int, "steps from noise to data"),
-    "solver": (dict(choices=("heun", "euler")), "of the differential equation"),
-    "n": (number(int, 1, default=40), "number of images"),
-    "classes": ({}, "names (of official files numbers), with commas; they take turns"),
-    "png_dir": (PATH, "write each image to CLASS/NUMBER.png in this new folder"),
-    "reference": ({}, "instead of the training data: shapes, a folder, or .npz of mu and sigma"),
-    "stats": (PATH, "write the reference's mu and sigma to this .npz file"),
-    "inception": (PATH, "file of the Inception weights, instead of a download"),
-    "batch_size": (positive_int, "images of a step, or drawn at a time"),
-    "cfg": (number(float, 0), "weight of classifier-free guidance; 1: none, 0: without class"),
-    "seed": (natural, "of all that is random"),
-    "device": (dict(choices=("auto", *DEVICES), default="auto"), "where it runs"),
-    "compile": (dict(action="store_true"), "torch.compile: a minute, then faster"),
-}
+    "data": dict(default="shapes", help="shapes, or a folder: CLASS/*.jpg or *.jpg"),
+    "out": dict(type=Path, help="run folder (default: runs/DATA-MODEL-PATCH-PRED)"),
+    "model": dict(default="Ti/16", help="Ti, S, B, L, H or G, a slash, the side of a patch"),
+    "size": dict(type=positive_int, default=64, help="side of the images in pixels"),
+    "depth": dict(type=positive_int, help="number of Transformer blocks (default: of --model)"),
+    "width": dict(type=positive_int, help="numbers of a token (default: of --model)"),
+    "heads": dict(type=positive_int, help="attention heads of a block (default: of --model)"),
+    "bottleneck": dict(type=natural, help="numbers of the bottleneck, 0: none (default: of --model)"),
+    "context_tokens": dict(type=natural, help="in-context tokens of the class (default: of --model)"),
+    "context_start": dict(type=natural, help="block, from 0, where these join (default: of --model)"),
+    "rope": dict(action=ON_OR_OFF, default=True, help="rotary position embedding (Table 4)"),
+    "qk_norm": dict(action=ON_OR_OFF, default=True, help="normalised queries and keys (Table 4)"),
+    "pred": dict(choices=("x", "eps", "v"), help="what the network predicts"),
+    "loss": dict(choices=("x", "eps", "v"), help="where prediction and truth are compared"),
+    "mu": dict(type=number(float, -1e9, 1e9), help="mean of logit(t); lower is noisier (Table 3)"),
+    "sigma": dict(type=positive, help="standard deviation of logit(t)"),
+    "noise_scale": dict(type=positive, help="standard deviation of eps (default: size / 256, 1 at least)"),
+    "label_drop": dict(type=number(float, 0, 0.99), help="share of images trained without class"),
+    "t_clip": dict(type=number(float, 1e-12, 1), help="smallest 1 - t, or t, in a division"),
+    "steps": dict(type=positive_int, help="training steps; raise it to train on"),
+    "accum": dict(type=positive_int, help="parts of a batch, in turn, to save memory"),
+    "lr": dict(type=positive, help="learning rate (default: Ti 4e-3, S 5e-4, others 2e-4 times the "
+               "root of batch / 1024)"),
+    "warmup": dict(type=natural, help="steps in which the rate rises"),
+    "cooldown": dict(type=fraction, help="share of the run in which the rate falls (default: Ti "
+                     "and S 0.5, others 0)"),
+    "flip": dict(action=ON_OR_OFF, help="mirror half of the images (default: those of a folder)"),
+    "log_every": dict(type=positive_int, help="steps from one line of the log to the next"),
+    "save_every": dict(type=positive_int, help="steps from one checkpoint to the next"),
+    "sample_every": dict(type=positive_int, help="steps from one sheet of samples to the next"),
+    "run": dict(type=Path, help="run folder or checkpoint file, ours or the official code's"),
+    "weights": dict(choices=WEIGHTS, default="ema1", help="raw, or one of the averages"),
+    "interval": dict(type=fraction, nargs=2, help="guidance is for t between these two"),
+    "sampling_steps": dict(type=positive_int, help="steps from noise to data"),
+    "solver": dict(choices=("heun", "euler"), help="of the differential equation"),
+    "n": dict(type=positive_int, default=40, help="number of images"),
+    "classes": dict(help="names (of official files numbers), with commas; they take turns"),
+    "png_dir": dict(type=Path, help="write each image to CLASS/NUMBER.png in this new folder"),
+    "reference": dict(help="shapes, folder or .npz of mu, sigma instead of the training data"),
+    "stats": dict(type=Path, help="write the reference's mu and sigma to this .npz file"),
+    "inception": dict(type=Path, help="file of the Inception weights, instead of a download"),
+    "batch_size": dict(type=positive_int, help="images of a step, or drawn at a time"),
+    "cfg": dict(type=number(float, 0), help="weight of guidance; 1: none, 0: without class"),
+    "seed": dict(type=natural, help="of all that is random"),
+    "device": dict(choices=("auto", *DEVICES), default="auto", help="where it runs"),
+    "compile": dict(action="store_true", help="torch.compile: a minute, then faster"),
+}  # fmt: skip
 
 
 def flags_of(function, args):
@@ -1155,8 +1128,8 @@ def run_train(args):
     # Table 9 at its batch of 1,024; Adam's noise asks for the root of it (Malladi et al. 2022).
     paper = 2e-4 * math.sqrt(args.batch_size / 1024), 0.0
     lr, cooldown = {"Ti": (4e-3, 0.5), "S": (5e-4, 0.5)}.get(name, paper)  # Ti, S: by trying
-    folder = f"{Path(args.data).resolve().name}-{name}-{network['patch']}-{args.pred}"
-    recipe = dict(lr=lr, cooldown=cooldown, flip=args.data != "shapes", out=Path("runs", folder))
+    out = Path("runs", f"{Path(args.data).resolve().name}-{name}-{patch}-{args.pred}")
+    recipe = dict(lr=lr, cooldown=cooldown, flip=args.data != "shapes", out=out)
     recipe |= flags_of(train, args)
 
     device = choose_device(args.device)
@@ -1177,64 +1150,49 @@ def run_train(args):
         torch.distributed.destroy_process_group()
 
 
-def open_run(args):
-    """(net, Flow, config) of the run of a command."""
-    check(args.interval[0] < args.interval[1], "--interval: two numbers, the lower first.")
-    net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
-    if args.compile:
-        net.compile()
-    return net, flow, config
-
-
 def run_sample(args):
     """Images of a trained network, on a sheet or in single files."""
     check(args.png_dir or args.n <= 1000, "more than 1,000 images need --png-dir.")
-    net, flow, config = open_run(args)
-    captions, numbers = classes_in_turn(net, flow, args.n, config["names"], args.classes)
-    batches = sample_classes(net, flow, numbers, **flags_of(sample_images, args))
-    batches = tqdm(batches, "samples", math.ceil(args.n / args.batch_size))
+    net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
+    wanted = args.classes.split(",") if args.classes else ()
+    captions, batches = sample_classes(net, flow, config["names"], args.n, wanted,
+                                       **flags_of(sample_images, args))
     place = args.png_dir or (args.run if args.run.is_dir() else args.run.parent) / "samples.png"
     if args.png_dir:
         place.mkdir(parents=True)  # an error where it is there: its images would be mixed with ours
-        images = (image for batch in batches for image in batch.permute(0, 2, 3, 1).cpu().numpy())
-        for i, (caption, image) in enumerate(zip(captions, images)):
-            path = place / caption / f"{i:06d}.png"
+        for i, image in enumerate(image for batch in batches for image in batch.cpu()):
+            path = place / captions[i] / f"{i:06d}.png"
             path.parent.mkdir(exist_ok=True)
-            Image.fromarray(image.squeeze()).save(path)
+            Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(path)
     else:
         draw_sheet(place, captions, batches)
-    tqdm.write(f"see {place}", sys.stderr)
-
-
-def real_moments(name, inception, shape, args):
-    """Mean and covariance of the features of real images, or from an .npz file."""
-    if name.endswith(".npz"):
-        with np.load(name) as file:
-            return file["mu"].astype(float), file["sigma"].astype(float)
-    data, size = open_data(name, shape), args.batch_size
-    n = args.n if isinstance(data, Shapes) else len(data.paths)
-    places = tqdm([range(i, min(i + size, n)) for i in range(0, n, size)], "real images")
-    torch.manual_seed(args.seed + 1)  # shapes that training with this seed did not begin with
-    batches = data_batches(data, places, args.seed, choose_device(args.device))
-    return moments(inception(to_uint8(x))[0] for x, _ in batches)[1:]
+    say(f"see {place}")
 
 
 def run_eval(args):
     """FID and Inception Score of a run."""
-    net, flow, config = open_run(args)
-    inception = load_inception(args.inception, net.pos_embed.device)
+    net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
+    device, size = net.pos_embed.device, args.batch_size
+    inception = load_inception(args.inception, device)
     reference = args.reference or config["data"]
-    mu, sigma = real_moments(reference, inception, net.shape, args)
+    if reference.endswith(".npz"):
+        with np.load(reference) as file:
+            mu, sigma = file["mu"].astype(float), file["sigma"].astype(float)
+    else:
+        data = open_data(reference, net.shape)
+        n = args.n if isinstance(data, Shapes) else len(data.paths)
+        places = tqdm([range(i, min(i + size, n)) for i in range(0, n, size)], "real images")
+        torch.manual_seed(args.seed + 1)  # shapes that training with this seed did not begin with
+        real = data_batches(data, places, args.seed, device)
+        _, mu, sigma = moments(inception(to_uint8(x))[0] for x, _ in real)
     if args.stats:
-        args.stats.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(args.stats, functools.partial(np.savez, mu=mu, sigma=sigma))
+        write_whole(args.stats, lambda part: np.savez(part, mu=mu, sigma=sigma))
 
     # Each class as often as in the training data: n of its sorted labels, evenly spread.
-    _, numbers = classes_in_turn(net, flow, len(config["counts"]), config["names"])
-    labels = np.repeat(numbers, config["counts"])
-    labels = labels[np.arange(args.n) * len(labels) // args.n]
-    samples = sample_classes(net, flow, labels, **flags_of(sample_images, args))
-    samples = tqdm(samples, "samples", math.ceil(args.n / args.batch_size))
+    labels = np.repeat(config["names"] or [""], config["counts"])
+    labels = labels[np.arange(args.n) * len(labels) // args.n].tolist()
+    settings = flags_of(sample_images, args)
+    _, samples = sample_classes(net, flow, config["names"], args.n, labels, **settings)
     features, logits = zip(*map(inception, samples))
     n, *ours = moments(features)
     score, deviation = inception_score(torch.cat(logits))
@@ -1243,12 +1201,11 @@ def run_eval(args):
     print(json.dumps(result))
 
 
-DRAWING = "run n weights device compile"
 COMMANDS = {  # what runs, FLAGS of its own, and functions whose parameters are FLAGS, too
-    "train": (run_train, f"model size patch {' '.join(MODELS['Ti'])} rope qk_norm device compile",
+    "train": (run_train, f"model size {' '.join(MODELS['Ti'])} rope qk_norm device compile",
               Flow, train),
-    "sample": (run_sample, f"{DRAWING} classes png_dir", sample_images),
-    "eval": (run_eval, f"{DRAWING} reference stats inception", sample_images),
+    "sample": (run_sample, "run n weights device classes png_dir", sample_images),
+    "eval": (run_eval, "run n weights device reference stats inception", sample_images),
 }  # fmt: skip
 
 
@@ -1259,14 +1216,13 @@ def parse_flags(words=None):
     for name, (work, own, *functions) in COMMANDS.items():
         command = commands.add_parser(name, help=work.__doc__, allow_abbrev=False)
         command.error = lambda message: parser.exit(2, f"jit.py: {message}; see --help.\n")
-        parameters = [inspect.signature(function).parameters for function in functions]
-        wanted = {*own.split(), *itertools.chain(*parameters)}
-        defaults = {key: each.default for part in parameters for key, each in part.items()}
-        for flag, (details, text) in FLAGS.items():
-            if flag not in wanted:
-                continue
-            details = dict(default=defaults.get(flag), help=text) | details
-            if "(default: " in text:
+        defaults = dict.fromkeys(own.split())
+        for function in functions:
+            parameters = inspect.signature(function).parameters.items()
+            defaults |= {flag: parameter.default for flag, parameter in parameters}
+        for flag in [flag for flag in FLAGS if flag in defaults]:
+            details = dict(default=defaults[flag]) | FLAGS[flag]
+            if "(default: " in details["help"]:
                 details["default"] = argparse.SUPPRESS
             elif details["default"] is not None and "action" not in details:
                 details["help"] += " (default: %(default)s)"
@@ -1282,10 +1238,10 @@ def main(words=None):
     try:
         COMMANDS[args.command][0](args)
     except KeyboardInterrupt:
-        tqdm.write("jit.py: stopped; a training goes on from its last checkpoint.", sys.stderr)
+        say("jit.py: stopped; a training goes on from its last checkpoint.")
         return 130
     except (Stop, OSError) as error:
-        tqdm.write(f"jit.py: {error}", sys.stderr)
+        say(f"jit.py: {error}")
         return 2
     return 0
 

@@ -139,10 +139,10 @@ def test_sample_matches_the_library(run):
     assert np.abs(found - pixels).max() <= 0.51
 
 
-@pytest.mark.parametrize("flags", ["--label-drop 0", "--label-drop 1", "--data one", "--data flat"])
+@pytest.mark.parametrize("flags", ["--label-drop 0", "--data one", "--data flat"])
 def test_no_guidance_towards_what_was_never_trained(flags, capsys):
-    """--label-drop 0 trains no field without class, 1 none with, and one class tells nothing, or
-    none: there is no guidance, which is said, and where no class was trained none can be asked."""
+    """--label-drop 0 trains no field without class, and one class tells nothing, or none: there is
+    no guidance, which is said, and where no class was trained none can be asked."""
     save("one/cat/1.png", "red"), save("flat/1.png", "red")
     assert train(*flags.split(), "--out", "r", "--steps", 1, "--lr", 0.1) == 0
     capsys.readouterr()
@@ -150,7 +150,7 @@ def test_no_guidance_towards_what_was_never_trained(flags, capsys):
     assert "no guidance" in capsys.readouterr().err
     assert (strong == drawn("r", "none", "--cfg", 1)).all()
     assert "no guidance" not in capsys.readouterr().err
-    if flags in ("--label-drop 1", "--data flat"):
+    if flags == "--data flat":
         assert "--classes star" in refused(capsys, "sample", "r", "--classes", "star")
 
 
@@ -162,7 +162,7 @@ def test_names_come_before_numbers(capsys):
     assert drawn("r", "p", "--classes", "1,001").shape == (5, 16, 16, 3)
     assert sorted(path.name for path in Path("p").iterdir()) == ["001", "1"]
     said = refused(capsys, "sample", "r", "--classes", "2")
-    assert "--classes 2" in said and said.endswith(", ....")
+    assert "--classes 2" in said and said.endswith(" ...")
 
 
 def test_many_images_need_a_folder(run, capsys):
@@ -187,13 +187,13 @@ sample half.pth: half.pth; sample RUN --classes bare: apple, bear, cat;
 sample RUN --classes 1: --classes 1; sample RUN --interval 0.1: --interval;
 sample RUN --interval a b: --interval; sample RUN --interval 0.5 0.5: --interval;
 sample RUN --interval 1 0.1: --interval; sample RUN --png-dir file: file; eval nowhere: nowhere;
-eval empty: checkpoint-last.pth; eval RUN --inception file: file"""
+eval empty: checkpoint-last.pth; eval RUN --inception nowhere.pth: nowhere.pth"""
 FLOATS = {"train": "mu sigma lr noise-scale label-drop t-clip cooldown cfg", "sample": "cfg"}
 NUMBERS = [f"{command} --{name} {value}" for command, names in FLOATS.items()
            for name in names.split() for value in ("nan", "inf", "-inf", "1e999")]  # fmt: skip
 NUMBERS += [f"train --{name} 0" for name in """sigma noise-scale lr t-clip steps accum size heads
             depth width batch-size log-every save-every sample-every""".split()]  # fmt: skip
-NUMBERS += """train --noise-scale -1, train --label-drop 1.5, train --label-drop -0.1,
+NUMBERS += """train --noise-scale -1, train --label-drop 1.5, train --label-drop -0.1, train --label-drop 1,
 train --t-clip 2, train --cooldown 1.5, train --cfg -1, train --batch-size -1, train --steps many,
 train --seed 18446744073709551616, train --seed -1, train --context-tokens -1, train --warmup -1,
 train --steps 1e3, train --depth 99999999999999999999999, sample --interval nan 1,
@@ -269,7 +269,7 @@ def test_help_names_every_command_and_flag(capsys):
         assert call(*words, "--help") == 0
         helps[words[0] if words else ""] = " ".join(capsys.readouterr().out.split())
         assert found in helps[words[0] if words else ""]
-    texts = [text for _, text in jit.FLAGS.values()]
+    texts = [details["help"] for details in jit.FLAGS.values()]
     assert len(set(texts)) == len(texts) and "None" not in "".join(helps.values())
     assert "logit(t); lower is noisier (Table 3) (default: -0.8)" in helps["train"]
     assert "(default: of --model)" in helps["train"] and "(default: 16)" in helps["train"]

@@ -268,7 +268,8 @@ def test_sheets_are_of_the_average_in_eval_mode(monkeypatch):
     monkeypatch.setattr(jit, "sample_images", watched)
     assert train("--out", "r", "--steps", 3, "--cfg", 3, "--lr", 0.1) == 0
     (first, weights), checkpoint = seen, load("r")
-    assert first == (False, [*range(10)] * 4, dict(cfg=3.0, batch_size=4))  # as in training
+    settings = dict(cfg=3.0, interval=(0.1, 1.0), batch_size=4)  # parts as in training
+    assert first == (False, [*range(10)] * 4, settings)
     assert same(weights, dict(checkpoint["model_ema1"]))
     assert not same(weights, dict(checkpoint["model"]))
 
@@ -350,7 +351,7 @@ def test_steps_may_be_raised_but_little_else(capsys):
     for steps in (2, 1):
         capsys.readouterr()
         assert train(*words, "--steps", steps) == 0
-        assert "goes on after step 2" in capsys.readouterr().err and same(load("r"), first)
+        assert "r after step 2" in capsys.readouterr().err and same(load("r"), first)
     said = refused(capsys, "train", *TINY, *words, "--lr", 0.5, "--pred", "v", "--no-rope")
     assert "lr 0.004" in said and "pred x" in said and "rope True" in said and "steps" not in said
     assert same(load("r"), first)
@@ -433,10 +434,10 @@ def test_official_checkpoint_loads():
     assert Path("samples.png").exists() and call("sample", "official.pth", "--classes", "cat") == 2
 
 
-def test_official_checkpoint_without_flags_or_tokens(capsys):
+def test_official_checkpoint_without_flags(capsys):
     """Without flags, or with empty ones, the paper's noise scale is taken. A file with raw weights
     alone says how to use it; with flags that cannot be read safely, why."""
-    net = twelve_blocks(context_tokens=0, context_start=0, depth=3)
+    net = twelve_blocks()
     for args in (None, argparse.Namespace(noise_scale=None, t_eps=None)):
         official_checkpoint(net, "bare.pth", args=args)
         loaded, flow, _ = jit.load_run("bare.pth", "raw", "cpu")
