@@ -67,10 +67,7 @@ def version_of(data):
 
 
 def hearts(count, size=32):
-    """A heart, from one draw of its factors to another: a path on the manifold.
-
-    Returns (count, 3, size, size) in [-1, 1].
-    """
+    """A heart, from one draw of its factors to another: (count, 3, size, size) in [-1, 1]."""
     torch.manual_seed(36)
     first, last = jit.random_factors(2)
     factors = torch.lerp(first, last, torch.linspace(0, 1, count)[:, None])

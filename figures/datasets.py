@@ -1,11 +1,9 @@
 """Public data sets as folders of images, CLASS/*, to train on with `--data FOLDER`.
 
     python figures/datasets.py digits     data/digits: the 10,000 test images of MNIST, 28 px, 2 MB
-    python figures/datasets.py photos     data/photos: 12,000 of 24 classes of Tiny ImageNet, 64 px,
-                                          248 MB
+    python figures/datasets.py photos     data/photos: 24 classes of Tiny ImageNet, 64 px, 248 MB
 
-They are those of predictions_digits.png and predictions_photos.png. What was downloaded
-stays in torch.hub's cache, usually ~/.cache/torch/hub.
+Those of two pictures. What was downloaded stays in torch.hub's cache, usually ~/.cache/torch/hub.
 """
 
 import gzip

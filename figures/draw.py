@@ -27,7 +27,7 @@ LABELS = dict(
     | {"patches": "1/4 by larger patches", "r = 32": "bottleneck 32", "r = 128": "bottleneck 128"},
     network=dict(layernorm="LayerNorm, GELU", rmsnorm="RMSNorm, SwiGLU", rope="+ RoPE, qk-norm",
                  context="+ in-context\ntokens"),
-    variant=dict(JiT="network", Gated="network − g(t) z", NoLastNorm="without its\nlast norm",
+    variant=dict(JiT="as it is", Gated="network − g(t) z", NoLastNorm="without its\nlast norm",
                  LearnedLength="one learned\nlength a token"),
     recipe=dict(ours="4,000\nsteps", fast="4,000,\nrate × 2", long="16,000\nsteps",
                 both="16,000,\nrate × 2", longest="64,000\nsteps"),
@@ -68,9 +68,9 @@ def in_words(score, values):
     """A score of one seed, or mean ± deviation: two digits are what 300 samples are good for."""
     scale, unit = (100, "%") if score == "recognised" else (1, "")
     mean = scale * np.mean(values)
-    decimals = 0 if unit or mean >= 10 else 1 if mean >= 1 else 2
-    if mean < 1:
-        decimals = dict(v_loss=3, distance=4).get(score, decimals)
+    decimals = dict(recognised=0, v_loss=3, distance=4).get(score, 2)
+    if mean >= 1:
+        decimals = 0 if mean >= 10 else min(decimals, 1)
     text = f"{SCORES[score]} {mean:.{decimals}f}"
     return text + (f" ± {scale * spread(values):.{decimals}f}" if len(values) > 1 else "") + unit
 
@@ -235,8 +235,8 @@ def plot_gates(ax, results):
         pred = cell.at["pred"]
         for i, gates in enumerate(results.values(cell, "gate")):
             sign, name = (-1, "−g(t)") if pred == "eps" else (1, "g(t)")
-            style = dict(color=COLOURS[pred], label=None if i else f"{name}, {PREDICTION[pred]}")
-            ax.plot(TIMES, sign * np.array(gates), **style)
+            text = None if i else f"{name}, {PREDICTION[pred]}"
+            ax.plot(TIMES, sign * np.array(gates), color=COLOURS[pred], label=text)
     hill = 3 * density(t) / density(t).max()
     ax.fill_between(t, hill, color="#E4E4E4", linewidth=0, label="where training draws t")
     ax.set(xlabel="t (0 noise, 1 data)", xlim=(0, 1), ylim=(0, 12), ylabel="gate")
@@ -361,7 +361,11 @@ def draw_study(results):
     plots, rows = PLOTS.get(name, ()), ROWS.get(name, distinct(results.cells, study.row))
     cells = [cell for cell in results.cells if cell.at.get(study.row) in rows]
     columns = len(distinct(cells, study.column))
-    side, most = (2.7, 10) if columns < 4 else (1.75, 4) if columns < 6 else (9.4 / columns, 2)
+    side, most = 9.4 / max(columns, 1), 2
+    if columns < 6:
+        side, most = 1.75, 4
+    if columns < 4:
+        side, most = 2.7, 10
     width = max(0.8 + side * columns, 9 if plots else 7)
     heights = [3.2] if plots else []
     if cells:
@@ -416,7 +420,7 @@ def footnotes(results):
     chosen = cell.net | FLOW | cell.flow | TRAIN | cell.train
     sampled = SAMPLE | cell.sample
     first, how = (str(part)[1:-1].replace("'", "").replace(":", "") for part in (chosen, sampled))
-    seconds = sum(record.get("seconds", 0) for record in records)
+    minutes = sum(record.get("seconds", 0) for record in records) / 60
     ran = sorted({f"{r['hardware']}; PyTorch {r['torch']}; commit {r['commit']}" for r in records})
     judged = [real["recognised"]] if "recognised" in real else []
     return [
@@ -424,7 +428,7 @@ def footnotes(results):
         f"- Command: `{results.header['command']}`",
         f"- The first cell: {first}; the others differ in what the table says.",
         f"- Its sampling: {how}, weights ema1, seed 0.",
-        f"- Time: {seconds / 60:.0f} minutes for {len(records)} records, one after the other.",
+        f"- Time: {minutes:.0f} minutes for {len(records)} records, one after the other.",
         f"- Hardware: {' / '.join(ran)}.",
     ]
 

@@ -5,8 +5,7 @@
       --pred $pred --out runs/$pred; done
     python figures/handover.py runs/x runs/v
 
-Both must be runs on the shapes, of one size. Measured as in figures/run.py; the numbers stand in
-results/handover.json, too.
+Both must be runs on the shapes, of one size. The numbers stand in results/handover.json, too.
 """
 
 import json

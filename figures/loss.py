@@ -40,8 +40,8 @@ def draw_loss(logs):
     first = next(iter(logs.values()))
     for (title, log), by_step, by_t in zip(logs.items(), *axes):
         for lines, colour in ((first, GREY), (log, X)):
-            by_step.plot([line["step"] for line in lines], [line["loss"] for line in lines],
-                         color=colour)  # fmt: skip
+            steps, losses = zip(*[(line["step"], line["loss"]) for line in lines])
+            by_step.plot(steps, losses, color=colour)
             late = mean_by_t(lines[-max(1, len(lines) // 10) :])
             by_t.plot(np.arange(0.05, 1, 0.1), late, color=colour)
         by_step.set(xlabel="step", yscale="log", title=title)

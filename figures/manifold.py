@@ -26,8 +26,7 @@ def outside(pixels, patch):
 
 
 def measure(folders):
-    """{name: share outside}. Digits are 28 pixels wide and grey, in patches of 196 numbers, others
-    64, in patches of 768."""
+    """{name: share outside}, of patches of 768 numbers, of digits, which are grey, of 196."""
     found = {}
     for name, folder in zip(("shapes", "digits", "photos"), ("shapes", *folders)):
         channels, size, patch = (1, 28, 14) if name == "digits" else (3, 64, 16)

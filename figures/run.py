@@ -329,8 +329,8 @@ def run(args):
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that train
     cells, own = cells_of(args)
     data, flip, folder = args.data, args.flip, args.out / "results"
-    for path in (folder, args.runs):
-        path.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    args.runs.mkdir(parents=True, exist_ok=True)
     name = args.study if data == "shapes" else f"{args.study}_{Path(data).name}"
     path = folder / f"{name}.json"
     header, records, tiles = read_results(path)

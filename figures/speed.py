@@ -18,7 +18,7 @@ from models import arguments, count_cost
 from style import script
 
 def measure(work, device):
-    """What a call costs: seconds by the clock and of the CPU."""
+    """Seconds of a call, by the clock and of the CPU."""
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronise()
     cpu, clock = time.process_time(), time.perf_counter()

@@ -16,8 +16,8 @@ def weight_of_v_loss(t):
 
 def draw_densities(ax, t):
     """The density of t, of Table 3's other ends in grey; and what the weight makes of it."""
-    for mu in (0.0, -1.2):
-        ax.plot(t, density(t, mu), color="0.75", label=f"μ = {mu:g}".replace("-", "−"))
+    for mu, grey in ((0.0, "0.8"), (-1.2, "0.55")):
+        ax.plot(t, density(t, mu), color=grey, label=f"μ = {mu:g}".replace("-", "−"))
     ax.plot(t, density(t), color=INK, linewidth=3, label="μ = −0.8, the paper's")
     counts = density(t) * weight_of_v_loss(t)
     name = "the paper's × weight,\nscaled to area 1"

@@ -1,8 +1,7 @@
 """Five questions to the toy: more dimensions, more units, data of more dimensions, paths for z.
 
     python figures/toy_studies.py                      the picture again, from the numbers
-    python figures/toy_studies.py width --seeds 3      a study anew: D 4 minutes, width 10, data 6,
-                                                       path 2
+    python figures/toy_studies.py width --seeds 3      a study anew: width 10 minutes, others 2 to 6
 
 The studies share OUT/results/toy_studies.json: one that is run again replaces its own records only.
 """
@@ -168,8 +167,7 @@ def draw_gates(ax, records):
     for record in records:
         sign = dict(v=1, eps=-1)[record["pred"]]
         gates = {float(t): sign * gate for t, gate in record["gate"].items()}
-        style = dict(color=COLOURS[record["pred"]], markersize=3, linewidth=1)
-        ax.plot(gates.keys(), gates.values(), "o-", **style)
+        ax.plot(gates.keys(), gates.values(), ".-", color=COLOURS[record["pred"]], linewidth=1)
     ax.set(xlabel="t (0 noise, 1 data)", ylim=(0, 12), ylabel="g for v,  −g for ε")
     title = "What does the learned gate do?\nIt finds 1 / (1 − t), the wide grey curve"
     ax.set_title(title, fontsize=10, loc="left")
@@ -199,8 +197,10 @@ def main(words=None):
     if args.study:
         path.parent.mkdir(parents=True, exist_ok=True)
         seeds, configs = range(args.seed, args.seed + args.seeds), configs_of(args.study)
-        records = run_missed(configs, seeds, args.steps) if args.study == "data" else \
-            toy.run_networks(configs, seeds, args.steps, build)[0]  # fmt: skip
+        if args.study == "data":
+            records = run_missed(configs, seeds, args.steps)
+        else:
+            records, _ = toy.run_networks(configs, seeds, args.steps, build)
         stored = json.loads(path.read_text()) if path.exists() else {}
         toy.save_records(path, stored | {args.study: records})
     stored = json.loads((find_results(args.out, path.stem) / path.name).read_text())

@@ -1,4 +1,4 @@
-"""Five networks built from jit.py without touching it: Tables 4, 10, 11, and two of our own.
+"""Six networks built from jit.py without touching it: Tables 4, 10, 11, and three of our own.
 
 Each is a JiT with a part exchanged; jit.train and jit.sample_images take it as it is:
 
@@ -7,12 +7,7 @@ Each is a JiT with a part exchanged; jit.train and jit.sample_images take it as 
     jit.train(net, jit.Flow(), jit.open_data("shapes", net.shape), "runs/edm")
     net, flow, _ = jit.load_run("runs/edm", "ema1", "cpu", variants.Preconditioned)
 
-A loss with a further term is a function for jit.train(loss_function=...):
-
-    net = variants.Classifying(**jit.MODELS["Ti"], size=64, patch=16, classes=10)
-    loss = variants.classifying_loss(weight=100)
-    data = jit.open_data("shapes", net.shape)
-    jit.train(net, jit.Flow(), data, "runs/classifying", loss_function=loss)
+A loss with a further term is a function for jit.train(loss_function=classifying_loss(100)).
 """
 
 import torch

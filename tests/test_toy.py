@@ -1,4 +1,4 @@
-"""toy_manifold.py and its studies: the data, the errors and the networks are what findings.md says."""
+"""toy_manifold.py and its studies: data, errors and networks are what findings.md says."""
 
 import json
 import math
@@ -10,6 +10,7 @@ import style
 import torch
 import toy_manifold as toy
 import toy_studies
+import variants
 from conftest import ROOT
 from torch.nn import functional as F
 
@@ -152,20 +153,12 @@ def constant(net, value):
 
 
 @pytest.mark.parametrize("kind", ["linear", "edm"])
-def test_fixed_skip_is_exact_for_a_perfect_network(kind):
-    """The output that a skip asks for exists, and gives back x; EDM's is Table 10's formula."""
-    t, x, eps = torch.linspace(0.1, 0.9, 9), torch.randn(9, 4), torch.randn(9, 4)
-    z = t[:, None] * x + (1 - t[:, None]) * eps
-    zero, one = (constant(toy_studies.Fixed(4, 8, kind), torch.full((9, 4), value))(z, t)
-                 for value in (0.0, 1.0))  # fmt: skip
-    net = constant(toy_studies.Fixed(4, 8, kind), (x - zero) / (one - zero))
-    torch.testing.assert_close(net(z, t), x, atol=1e-5, rtol=1e-5)
-    if kind == "edm":
-        sigma = (1 - t[:, None]) / t[:, None]
-        c_skip = 0.25 / (0.25 + sigma**2) / t[:, None]  # of z / t, sigma_d = 0.5
-        torch.testing.assert_close(zero, c_skip * z, atol=1e-5, rtol=1e-5)
-        c_out = 0.5 * sigma / (0.25 + sigma**2).sqrt()
-        torch.testing.assert_close(one - zero, c_out.expand(9, 4))
+def test_fixed_paths_are_those_of_the_images(kind):
+    """c_skip z + c_out net, with the coefficients of Table 10 that test_figures.py checks."""
+    t, z, output = torch.linspace(0.1, 0.9, 9), torch.randn(9, 4), torch.randn(9, 4)
+    c_skip, c_out = variants.coefficients(t[:, None], kind)
+    net = constant(toy_studies.Fixed(4, 8, kind), output)
+    torch.testing.assert_close(net(z, t), c_skip * z + c_out * output)
 
 
 def test_gate_of_1_over_1_minus_t_leaves_x_to_the_network():
@@ -188,17 +181,6 @@ def test_gate_learns_to_carry_the_noise(pred, sign):
 
 
 # ---- Studies, files, pictures ----
-
-
-def test_every_study_names_its_networks():
-    networks = {name: [c for c in toy_studies.configs_of(name) if c.pred in toy.PREDS]
-                for name in toy_studies.PANELS}  # fmt: skip
-    assert {c.D for c in networks["D"]} == {4, 8, 16, 32, 64, 128, 256, 512}
-    assert {c.pred for c in networks["path"] if c.skip == "gate"} == {"eps", "v"}
-    assert sorted({c.width for c in networks["width"]}) == [64, 128, 256, 512, 1024, 2048]
-    assert sorted({c.d for c in networks["data"]}) == [2, 8, 32, 128, 512]
-    for configs in networks.values():
-        assert len(set(configs)) == len(configs)
 
 
 def test_command_leaves_numbers_points_and_picture(capsys):
