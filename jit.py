@@ -927,10 +927,7 @@ def sample_images(net, y, flow, shape, seed=0, batch_size=50, cfg=2.0, interval=
 
 def sample_classes(net, flow, names, n, wanted=(), cfg=2.0, interval=(0.1, 1.0), batch_size=50,
                    **settings):  # fmt: skip
-    """Captions and batches (of sample_images) of n images of the classes wanted, or all, in turn.
-
-    names: of the classes that were learnt. Without guidance where one side of it was not learnt.
-    """
+    """Captions, and batches of sample_images: n images of the classes wanted, or all, in turn."""
     check(interval[0] < interval[1], "--interval: two numbers, the lower first.")
     known = dict(zip(names, range(net.classes))) or {"": NO_CLASS}
     words = list(wanted or known)
@@ -964,10 +961,7 @@ def draw_sheet(path, captions, batches):
 def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, warmup=100,
           cooldown=0.5, flip=False, seed=0, log_every=50, save_every=500, sample_every=1000,
           cfg=2.0, loss_function=training_loss):  # fmt: skip
-    """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets.
-
-    accum: parts of a batch, in turn; cooldown: share of the run in which lr falls. Raises Stop.
-    """
+    """Train net on its device, or go on with the run in folder `out`: checkpoint, log, sheets."""
     rank, world = 0, 1  # this process, and how many there are
     if torch.distributed.is_initialized():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -987,8 +981,9 @@ def train(net, flow, data, out, steps=5000, batch_size=16, accum=1, lr=4e-3, war
                   warmup=warmup, cooldown=cooldown, flip=flip, seed=seed))  # fmt: skip
     done = resume(out / CHECKPOINT, networks, optimizer, config)
     if rank == 0:
-        say(f"{out} after step {done}: {flow.pred}-prediction, {net.shape[0] * net.patch**2} numbers "
-            f"a patch, {'' if flip else 'not '}mirrored, on {device}; {data.summary}")
+        numbers, mirrored = net.shape[0] * net.patch**2, "mirrored" if flip else "not mirrored"
+        say(f"{out} after step {done}: {flow.pred}-prediction, patches of {numbers} numbers, "
+            f"on {device}, {mirrored}; {data.summary}")
 
     parts = range(rank * accum, (rank + 1) * accum)  # of a batch, for this process
     starts = (past * batch_size + part * count for past in range(done, steps) for part in parts)
@@ -1062,25 +1057,23 @@ FLAGS = {
     "depth": dict(type=positive_int, help="number of Transformer blocks (default: of --model)"),
     "width": dict(type=positive_int, help="numbers of a token (default: of --model)"),
     "heads": dict(type=positive_int, help="attention heads of a block (default: of --model)"),
-    "bottleneck": dict(type=natural, help="numbers of the bottleneck, 0: none (default: of --model)"),
-    "context_tokens": dict(type=natural, help="in-context tokens of the class (default: of --model)"),
-    "context_start": dict(type=natural, help="block, from 0, where these join (default: of --model)"),
+    "bottleneck": dict(type=natural, help="width of the bottleneck, 0: none (default: of --model)"),
+    "context_tokens": dict(type=natural, help="in-context tokens of a class (default: of --model)"),
+    "context_start": dict(type=natural, help="block where these join (default: of --model)"),
     "rope": dict(action=ON_OR_OFF, default=True, help="rotary position embedding (Table 4)"),
     "qk_norm": dict(action=ON_OR_OFF, default=True, help="normalised queries and keys (Table 4)"),
     "pred": dict(choices=("x", "eps", "v"), help="what the network predicts"),
     "loss": dict(choices=("x", "eps", "v"), help="where prediction and truth are compared"),
     "mu": dict(type=number(float, -1e9, 1e9), help="mean of logit(t); lower is noisier (Table 3)"),
     "sigma": dict(type=positive, help="standard deviation of logit(t)"),
-    "noise_scale": dict(type=positive, help="standard deviation of eps (default: size / 256, 1 at least)"),
+    "noise_scale": dict(type=positive, help="scale of the noise (default: size / 256, at least 1)"),
     "label_drop": dict(type=number(float, 0, 0.99), help="share of images trained without class"),
     "t_clip": dict(type=number(float, 1e-12, 1), help="smallest 1 - t, or t, in a division"),
     "steps": dict(type=positive_int, help="training steps; raise it to train on"),
     "accum": dict(type=positive_int, help="parts of a batch, in turn, to save memory"),
-    "lr": dict(type=positive, help="learning rate (default: Ti 4e-3, S 5e-4, others 2e-4 times the "
-               "root of batch / 1024)"),
+    "lr": dict(type=positive, help="learning rate (default: of --model and --batch-size)"),
     "warmup": dict(type=natural, help="steps in which the rate rises"),
-    "cooldown": dict(type=fraction, help="share of the run in which the rate falls (default: Ti "
-                     "and S 0.5, others 0)"),
+    "cooldown": dict(type=fraction, help="share of steps when the rate falls (default: of --model)"),
     "flip": dict(action=ON_OR_OFF, help="mirror half of the images (default: those of a folder)"),
     "log_every": dict(type=positive_int, help="steps from one line of the log to the next"),
     "save_every": dict(type=positive_int, help="steps from one checkpoint to the next"),
