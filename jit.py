@@ -925,10 +925,8 @@ def sample_images(net, y, flow, shape, seed=0, batch_size=50, cfg=2.0, interval=
         yield to_uint8(integrate(velocity, flow.noise_scale * noise, sampling_steps, solver))
 
 
-def sample_classes(net, flow, names, n, wanted=(), cfg=2.0, interval=(0.1, 1.0), batch_size=50,
-                   **settings):  # fmt: skip
+def sample_classes(net, flow, names, n, wanted=(), cfg=2.0, batch_size=50, **settings):
     """Captions, and batches of sample_images: n images of the classes wanted, or all, in turn."""
-    check(interval[0] < interval[1], "--interval: two numbers, the lower first.")
     known = dict(zip(names, range(net.classes))) or {"": NO_CLASS}
     words = list(wanted or known)
     for word in words:
@@ -938,8 +936,8 @@ def sample_classes(net, flow, names, n, wanted=(), cfg=2.0, interval=(0.1, 1.0),
         say("no guidance: it has not learnt both with and without class")
         cfg = 1.0
     y = torch.tensor([known[caption] for caption in captions], device=net.pos_embed.device)
-    batches = sample_images(net, y, flow, net.shape, cfg=cfg, interval=interval,
-                            batch_size=batch_size, **settings)
+    settings = settings | dict(cfg=cfg, batch_size=batch_size)
+    batches = sample_images(net, y, flow, net.shape, **settings)
     return captions, tqdm(batches, "samples", math.ceil(n / batch_size), leave=False)
 
 
@@ -1073,7 +1071,7 @@ FLAGS = {
     "accum": dict(type=positive_int, help="parts of a batch, in turn, to save memory"),
     "lr": dict(type=positive, help="learning rate (default: of --model and --batch-size)"),
     "warmup": dict(type=natural, help="steps in which the rate rises"),
-    "cooldown": dict(type=fraction, help="share of steps when the rate falls (default: of --model)"),
+    "cooldown": dict(type=fraction, help="share of steps with falling rate (default: of --model)"),
     "flip": dict(action=ON_OR_OFF, help="mirror half of the images (default: those of a folder)"),
     "log_every": dict(type=positive_int, help="steps from one line of the log to the next"),
     "save_every": dict(type=positive_int, help="steps from one checkpoint to the next"),
@@ -1145,6 +1143,7 @@ def run_train(args):
 
 def run_sample(args):
     """Images of a trained network, on a sheet or in single files."""
+    check(args.interval[0] < args.interval[1], "--interval: two numbers, the lower first.")
     check(args.png_dir or args.n <= 1000, "more than 1,000 images need --png-dir.")
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
     wanted = args.classes.split(",") if args.classes else ()
@@ -1164,6 +1163,7 @@ def run_sample(args):
 
 def run_eval(args):
     """FID and Inception Score of a run."""
+    check(args.interval[0] < args.interval[1], "--interval: two numbers, the lower first.")
     net, flow, config = load_run(args.run, args.weights, choose_device(args.device))
     device, size = net.pos_embed.device, args.batch_size
     inception = load_inception(args.inception, device)

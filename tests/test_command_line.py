@@ -186,14 +186,16 @@ sample: run; sample nowhere: nowhere; sample empty: checkpoint-last.pth; sample 
 sample half.pth: half.pth; sample RUN --classes bare: apple, bear, cat;
 sample RUN --classes 1: --classes 1; sample RUN --interval 0.1: --interval;
 sample RUN --interval a b: --interval; sample RUN --interval 0.5 0.5: --interval;
-sample RUN --interval 1 0.1: --interval; sample RUN --png-dir file: file; eval nowhere: nowhere;
+sample RUN --interval 1 0.1: --interval; eval RUN --interval 1 0.1: --interval;
+sample RUN --png-dir file: file; eval nowhere: nowhere;
 eval empty: checkpoint-last.pth; eval RUN --inception nowhere.pth: nowhere.pth"""
 FLOATS = {"train": "mu sigma lr noise-scale label-drop t-clip cooldown cfg", "sample": "cfg"}
 NUMBERS = [f"{command} --{name} {value}" for command, names in FLOATS.items()
            for name in names.split() for value in ("nan", "inf", "-inf", "1e999")]  # fmt: skip
 NUMBERS += [f"train --{name} 0" for name in """sigma noise-scale lr t-clip steps accum size heads
             depth width batch-size log-every save-every sample-every""".split()]  # fmt: skip
-NUMBERS += """train --noise-scale -1, train --label-drop 1.5, train --label-drop -0.1, train --label-drop 1,
+NUMBERS += """train --noise-scale -1, train --label-drop 1.5, train --label-drop -0.1,
+train --label-drop 1,
 train --t-clip 2, train --cooldown 1.5, train --cfg -1, train --batch-size -1, train --steps many,
 train --seed 18446744073709551616, train --seed -1, train --context-tokens -1, train --warmup -1,
 train --steps 1e3, train --depth 99999999999999999999999, sample --interval nan 1,

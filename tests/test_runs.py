@@ -268,7 +268,7 @@ def test_sheets_are_of_the_average_in_eval_mode(monkeypatch):
     monkeypatch.setattr(jit, "sample_images", watched)
     assert train("--out", "r", "--steps", 3, "--cfg", 3, "--lr", 0.1) == 0
     (first, weights), checkpoint = seen, load("r")
-    settings = dict(cfg=3.0, interval=(0.1, 1.0), batch_size=4)  # parts as in training
+    settings = dict(cfg=3.0, batch_size=4)  # parts as in training
     assert first == (False, [*range(10)] * 4, settings)
     assert same(weights, dict(checkpoint["model_ema1"]))
     assert not same(weights, dict(checkpoint["model"]))
