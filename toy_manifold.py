@@ -251,7 +251,7 @@ def draw_samples(records, planes):
             draw_plane(ax, planes[f"{pred}-{D}"], COLOURS[pred])
             ax.set_xlabel(f"off plane: {round(errors[D, pred], 4):.3g}", fontsize=10.5)
         draw_plane(row[-1], planes[f"{reference}-{dims[-1]}"], "#666666")
-        error = errors[dims[-1], reference]
+        error = round(errors[dims[-1], reference], 4)
         row[-1].set_xlabel(f"{LABELS[reference]}: {error:#.3g}", fontsize=9.5)
         row[0].set_ylabel(LABELS[pred], color=COLOURS[pred], fontsize=12)
     for ax, title in zip(rows[0], [*(f"D = {D}" for D in dims), f"reference, {dims[-1]}"]):

@@ -19,8 +19,7 @@ def finish(work):
         work()
     except (jit.Stop, OSError, KeyboardInterrupt) as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        sentence = "stopped." if stopped else error
-        print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {'stopped.' if stopped else error}", file=sys.stderr)
         return 130 if stopped else 2
     return 0
 

@@ -373,9 +373,13 @@ def draw_study(results):
         image = mosaic(results.tiles[first["key"]][:most])
         under = 0.12 + 0.15 * max(below(cell, results).count("\n") + 1 for cell in cells)
         high = side * image.shape[0] / image.shape[1] + under
-        heights.append((len(rows) + results.shows_real) * high + 0.5)
-    figure = Figure(figsize=(width, sum(heights) + 0.7), layout="constrained")
-    figure.suptitle(wrap(results.title, width))
+        above = 0.5 + 0.2 * max(label(study.column, cell.at[study.column]).count("\n")
+                                for cell in cells)  # fmt: skip
+        heights.append((len(rows) + results.shows_real) * high + above)
+    title = wrap(results.title, width)
+    height = sum(heights) + 0.55 + 0.2 * title.count("\n")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title)
     parts = np.ravel(figure.subfigures(len(heights), 1, height_ratios=heights))
     for i, plot in enumerate(plots):
         plot(parts[0].add_subplot(1, len(plots), i + 1), results)

@@ -58,8 +58,8 @@ def draw_cell(ax, samples, noise, y, judge_net):
 def draw(args):
     loaded = [jit.load_run(run, "ema1", "cpu") for run in (args.first, args.second)]
     kinds = {(config["data"], net.shape, flow.noise_scale) for net, flow, config in loaded}
-    fits = len(kinds) == 1 and kinds.pop()[0] == "shapes"
-    jit.check(fits, "Both runs must be on the shapes, of one size and noise scale.")
+    jit.check(len(kinds) == 1 and kinds.pop()[0] == "shapes",
+              "Both runs must be on the shapes, of one size and noise scale.")
     runs = [(net, flow) for net, flow, _ in loaded]
     y = classes_in_turn(args.n, 10)
     judge_net, records = judge.load_judge("shapes"), []

@@ -95,10 +95,9 @@ def draw_manifold():
 
 def work(args):
     if args.measure:
-        path, found = args.out / "results" / "manifold.json", measure(args.measure)
+        path = args.out / "results" / "manifold.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found) + "\n")
-        return print(f"{path}: {found}")
+        path.write_text(json.dumps(measure(args.measure)) + "\n")
     save(draw_manifold(), args.out / "manifold.png", "python figures/manifold.py")
 
 

@@ -20,7 +20,7 @@ PAPER = {  # model, size: millions of parameters, billions of multiply-adds
 
 
 def arguments(model, size, classes=1000):
-    """"B/16" and the side of the images to the arguments of jit.JiT."""
+    """The arguments of jit.JiT for "B/16", say, and the side of the images."""
     name, _, patch = model.partition("/")
     return jit.MODELS[name] | dict(size=size, patch=int(patch), classes=classes)
 

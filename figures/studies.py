@@ -107,8 +107,7 @@ def numbers_of(cell):
 # ---- Width of the network / numbers of a patch ----
 
 # Below 1 noise is out of reach of the last layer, Linear(width, numbers); at 1, where the paper's
-# Table 2 (a) stands, no direction is, though the length of a patch's noise is (see `length`).
-# Images of 32 px have 16 patches of 192 numbers, or 64 of 48.
+# Table 2 (a) stands, no direction is. Images of 32 px have 16 patches of 192 numbers, or 64 of 48.
 
 
 def of_width(width):

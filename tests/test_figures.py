@@ -198,6 +198,8 @@ def test_keys_know_what_was_chosen():
     assert {run.network_key(c, 0, "shapes", False) for c in samples} <= network
     assert len({run.record_key(c, 0, "shapes", False) for c in [cell, *others, *samples]}) == 7
     assert settings(cell) == settings(replace(cell, at={}, flow=dict(pred="x"), paper=1.0))
+    steps = [run.tiny(cell) for cell in STUDIES["solver"].cells()]  # still of different steps
+    assert len({run.record_key(cell, 0, "shapes", False) for cell in steps}) == 10
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -649,6 +651,7 @@ def test_mean_velocity_carries_noise_to_the_spiral():
     assert distance.max() < 0.01
     assert ((nearest // 500).bincount(minlength=4) / 256 - 0.25).abs().max() < 0.06
     assert torch.cdist(paths[60], data).amin(1).mean() > 0.1
+    assert paths[0].std().item() == pytest.approx(1, abs=0.05)  # they begin as noise
 
 
 @pytest.mark.parametrize("mu", [0.0, -0.8, -1.2])
