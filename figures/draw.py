@@ -212,21 +212,6 @@ def plot_columns(ax, results, score):
     ax.legend()
 
 
-def plot_distance(ax, results):
-    """Root mean square distance to the finest solution from the same noise."""
-
-    def evaluations(cell):  # two for a step of Heun, but for the last
-        return cell.at["steps"] * 2 - 1 if cell.at["solver"] == "heun" else cell.at["steps"]
-
-    plot_lines(ax, results, "solver", evaluations, "distance")
-    ax.axhline(1 / 127.5, color=GREY, linewidth=1, label="one of 256 grey levels")
-    ax.set(xlabel="evaluations of the network", xscale="log", yscale="log")
-    ax.set_ylabel("distance to 512 steps of Heun")
-    ax.set_xticks([4, 8, 16, 32, 64, 128], [4, 8, 16, 32, 64, 128])
-    ax.minorticks_off()
-    ax.legend()
-
-
 def plot_gates(ax, results):
     """The learned gates over 1 / (1 - t). That of eps = (z - t x) / (1 - t) has another sign."""
     t = np.linspace(0.005, 0.98, 99)
@@ -348,11 +333,11 @@ PLOTS = dict(
     bottleneck=(partial(plot_columns, score="recognised"),
                 partial(plot_columns, score="noise_left")),
     slow=(partial(plot_columns, score="recognised"), partial(plot_columns, score="v_loss")),
-    solver=(plot_distance,), gate=(plot_gates,), dimension=(plot_lead,),
+    gate=(plot_gates,), dimension=(plot_lead,),
     length=(plot_left_by_length,),
 )  # fmt: skip
 # Of the tiles, where they are not all of the plots and the table.
-ROWS = dict(ratio=(0.25, 1, 4), reach=("1/4",), bottleneck=("x", "v"), shift=("x", "v"), solver=())
+ROWS = dict(ratio=(0.25, 1, 4), reach=("1/4",), bottleneck=("x", "v"), shift=("x", "v"))
 
 
 def draw_study(results):
@@ -361,21 +346,20 @@ def draw_study(results):
     plots, rows = PLOTS.get(name, ()), ROWS.get(name, distinct(results.cells, study.row))
     cells = [cell for cell in results.cells if cell.at.get(study.row) in rows]
     columns = len(distinct(cells, study.column))
-    side, most = 9.4 / max(columns, 1), 2
+    side, most = 9.4 / columns, 2
     if columns < 6:
         side, most = 1.75, 4
     if columns < 4:
         side, most = 2.7, 10
     width = max(0.8 + side * columns, 9 if plots else 7)
-    heights = [3.2] if plots else []
-    if cells:
-        first = next(record for cell in cells for record in results.of(cell))
-        image = mosaic(results.tiles[first["key"]][:most])
-        under = 0.12 + 0.15 * max(below(cell, results).count("\n") + 1 for cell in cells)
-        high = side * image.shape[0] / image.shape[1] + under
-        above = 0.5 + 0.2 * max(label(study.column, cell.at[study.column]).count("\n")
-                                for cell in cells)  # fmt: skip
-        heights.append((len(rows) + results.shows_real) * high + above)
+    first = next(record for cell in cells for record in results.of(cell))
+    image = mosaic(results.tiles[first["key"]][:most])
+    under = 0.12 + 0.15 * max(below(cell, results).count("\n") + 1 for cell in cells)
+    high = side * image.shape[0] / image.shape[1] + under
+    above = 0.5 + 0.2 * max(label(study.column, cell.at[study.column]).count("\n")
+                            for cell in cells)  # fmt: skip
+    heights = [(len(rows) + results.shows_real) * high + above]
+    heights = [3.2, *heights] if plots else heights
     title = wrap(results.title, width)
     height = sum(heights) + 0.55 + 0.2 * title.count("\n")
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -383,8 +367,7 @@ def draw_study(results):
     parts = np.ravel(figure.subfigures(len(heights), 1, height_ratios=heights))
     for i, plot in enumerate(plots):
         plot(parts[0].add_subplot(1, len(plots), i + 1), results)
-    if cells:
-        draw_grid(parts[-1], results, cells, most)
+    draw_grid(parts[-1], results, cells, most)
     return figure
 
 
@@ -454,6 +437,8 @@ def main(words=None):
     args = parser.parse_args(words)
     for name in args.names:
         results = Results(name, find_results(args.out, name))
+        if not results.tiles:  # as of the solvers, which differ by less than one sees
+            sys.exit(f"{name} has no pictures, only the table in results/README.md.")
         command = f"{results.header['command']}; python figures/draw.py {name}"
         save(draw_study(results), args.out / f"{name}.png", command, DPI)
     folder = args.out / "results"

@@ -316,8 +316,6 @@ FINDINGS = {
     "shift": "No μ mends v-prediction; x-prediction from μ = 0 to −0.8 alike, "
              "at −1.2, trained mostly on noise, worse",
     "ladder": "LayerNorm with GELU is recognised least; the other three are hardly told apart",
-    "solver": "Up to 32 evaluations Euler and Heun are equally far from the exact solution "
-              "at equal cost",
     "guidance": "A little guidance makes shapes clearer, much makes them glaring",
     "length": "At ratio 1 patches of ε-prediction burst because the last norm forgets their "
               "length; without it none does, and ε still fails: wrong colours under grain",

@@ -114,13 +114,11 @@ def test_noise_left_is_split_by_what_is_in_reach(size, patch, width, bottleneck,
 
 
 def test_variance_outside_a_sixth_of_the_directions():
-    """Patches in five of twelve directions of equal variance: two of them leave out three fifths."""
+    """Patches in five of twelve directions of equal variance: two leave out three fifths."""
     basis = torch.linalg.qr(normal(12, 5))[0]
     patches = normal(40, 16, 5, seed=1) @ basis.T  # (n, patches, numbers)
     images = torch.nn.functional.fold(patches.transpose(1, 2), 8, 2, stride=2)
     assert manifold.outside(images, 2) == pytest.approx(0.6, abs=0.05)
-    measured = json.loads((FIGURES / "results" / "manifold.json").read_text())
-    assert measured["shapes"] < 0.01 < measured["photos"] < 0.1
 
 
 def test_loss_over_t_of_a_network_that_is_wrong_by_a_tenth(monkeypatch):
@@ -149,6 +147,19 @@ def test_samples_are_those_of_jit():
     theirs = torch.cat(list(jit.sample_images(net, y, made, net.shape, **chosen)))
     assert torch.equal(jit.to_uint8(found), theirs) and found.abs().max() > 1.5
     assert torch.equal(noise, 2 * jit.image_noise(net.shape, 0, range(7)))
+
+
+def test_distance_of_a_solver_is_to_512_steps_of_heun(monkeypatch):
+    """Images a quarter apart, whose colours go from -1 to 1."""
+    def drawn(net, flow, y, solver, sampling_steps, **how):
+        value = {("euler", 4): 0.5, ("heun", 512): 0.25}[solver, sampling_steps]
+        return torch.full((len(y), *net.shape), value), normal(len(y), *net.shape)
+
+    monkeypatch.setattr(run, "draw_samples", drawn)
+    sample = dict(solver="euler", sampling_steps=4)
+    cell = Cell(dict(solver="euler", steps=4), NET, sample=sample, n=20)
+    found, _ = run.measure_cell(cell, jit.JiT(**NET, classes=10), jit.Flow(), None)
+    assert found["distance"] == pytest.approx(0.25, abs=1 / 127.5)
 
 
 def test_texture_fills_k_directions_of_each_patch():
@@ -420,8 +431,9 @@ def test_own_results_come_first_and_nothing_committed_is_written_over(capsys, mo
     assert "own/results" in capsys.readouterr().out
     assert Path("own/results/README.md").read_text().count("\n## ") == 1
     assert before == {path: path.stat().st_mtime_ns for path in FIGURES.rglob("*")}
-    with pytest.raises(SystemExit, match="run.py makes it"):
-        draw.main(["health", "--out", "fresh"])
+    for name, words in dict(health="run.py makes it", solver="only the table").items():
+        with pytest.raises(SystemExit, match=words):
+            draw.main([name, "--out", "fresh"])
 
 
 def test_points_of_the_ratio_are_its_numbers():
@@ -517,7 +529,6 @@ def test_out_of_reach_and_length_together():
     """Of eps: what a narrow network cannot put out, and the lengths of the rest, as the slope of
     what they leave on drawn noise. Of x and v the first alone."""
     assert theory.predicted_left("v", 0.25, 192) == pytest.approx(0.75)
-    assert theory.predicted_left("x", 0.25, 192) == pytest.approx(0.0066, abs=1e-4)
     length = normal(50000, 192).square().mean(1).sqrt()
     left = (1 + 49.025 * (length - 1)).clamp(min=0)
     slope = (left * length).sum() / length.square().sum()
@@ -540,7 +551,7 @@ def committed():
     planes = {k: v.astype(float) for k, v in np.load(folder / "toy_manifold.npz").items()}
     yield "toy_manifold", 120, partial(toy_manifold.draw_samples, records, planes)
     for path in sorted(folder.glob("*.json")):
-        if "study" in json.loads(path.read_text()):
+        if path.with_suffix(".npz").exists() and "study" in json.loads(path.read_text()):
             results = partial(draw.Results, path.stem, folder)
             yield path.stem, draw.DPI, lambda results=results: draw.draw_study(results())
 
