@@ -41,8 +41,9 @@ LABELS = dict(
     ratio={0.25: "ratio 1/4", 0.5: "ratio 1/2", 0.75: "ratio 3/4", 1: "ratio 1", 1.5: "ratio 3/2",
            2: "ratio 2", 4: "ratio 4"},
 )  # fmt: skip
-SCORES = dict(recognised="recognised", noise_left="noise left", left_out="out of reach",
-              left_in="in reach", v_loss="v-loss", distance="distance")  # fmt: skip
+SCORES = dict(recognised="recognised", second_judge="second judge", noise_left="noise left",
+              left_out="out of reach", left_in="in reach", v_loss="v-loss",
+              distance="distance")  # fmt: skip
 DPI = 100  # all pictures of the repository together stay below 6 MB
 COLOUR_OF = COLOURS | dict(linear=GREEN, edm=PINK)  # of a prediction, or a kind of one
 
@@ -66,9 +67,9 @@ def spread(values):
 
 def in_words(score, values):
     """A score of one seed, or mean ± deviation: two digits are what 300 samples are good for."""
-    scale, unit = (100, "%") if score == "recognised" else (1, "")
+    scale, unit = (100, "%") if score in ("recognised", "second_judge") else (1, "")
     mean = scale * np.mean(values)
-    decimals = dict(recognised=0, v_loss=3, distance=4).get(score, 2)
+    decimals = dict(recognised=0, second_judge=0, v_loss=3, distance=4).get(score, 2)
     if mean >= 1:
         decimals = 0 if mean >= 10 else min(decimals, 1)
     text = f"{SCORES[score]} {mean:.{decimals}f}"

@@ -1,27 +1,54 @@
-"""handover.png: one network samples until t, another goes on. Which mistakes are corrected?
+"""handover.png: what is wrong with a picture of v-prediction, and who can see it? With controls.
 
-    for pred in x v; do python jit.py train --model Ti/8 --size 32 --width 192 --heads 6 \\
-      --bottleneck 0 --context-tokens 0 --steps 4000 --lr 0.00133 --cooldown 1 \\
-      --pred $pred --out runs/$pred; done
-    python figures/handover.py runs/x runs/v
+    python figures/run.py slow --seeds 3          trains the networks, among others
+    python figures/handover.py --seeds 3
 
-Both must be runs on the shapes, of one size. The numbers stand in results/handover.json, too.
+Samples of x- and v-prediction at ratio 1 from the same noise, drawn in fifteen ways. Measured as in
+figures/run.py; `distance` is the root mean square to what x-prediction alone draws (both from -1 to
+1): a number without a judge. All numbers stand in results/handover.json.
 """
 
 import json
+import math
+import os
 import sys
 from pathlib import Path
 
 import judge
 import torch
-from common import classes_in_turn, finish, jit
-from draw import DPI, PREDICTION, in_words, mosaic
+import torch.nn.functional as F
+from common import ROOT, classes_in_turn, finish, jit
+from draw import DPI, in_words, mosaic
 from matplotlib.figure import Figure
-from run import follow, noise_left
-from studies import SAMPLE, SHOWN
-from style import COLOURS, save, script_to_out
+from run import follow, network_key, noise_left
+from studies import SAMPLE, SHOWN, STUDIES
+from style import COLOURS, INK, save, script_to_out
 
-TIMES = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)  # when the second takes over; 0 and 1: one alone
+STEPS = SAMPLE["sampling_steps"]
+GUESSES = (0.6, 0.8, 0.92)
+ROWS = {  # what a row is about: {way: (its title, the prediction whose colour it has)}
+    "v, cleaned without another network": {
+        "v": ("v alone", "v"),
+        "mean": ("v, then a 3 × 3 mean", "v"),
+        "own .6": ("v's own x_pred at t = .6", "v"),
+        "own .8": ("at t = .8", "v"),
+        "own .92": ("at t = .92", "v"),
+    },
+    "an x-network looks, too": {
+        "then x .5": ("v until t = .5, then x", "x"),
+        "then x .9": ("v until .9, then x", "x"),
+        "then x .96": ("v until .96: one step of x", "x"),
+        "once": ("v's finished picture, noise\nas at .8, one step of x", "x"),
+        "x": ("x alone", "x"),
+    },
+    "fresh noise on the way; x first": {
+        "v churn .1": ("v, a tenth of t back\neach step, with new noise", "v"),
+        "v churn .2": ("v, a fifth back", "v"),
+        "x churn .1": ("x, a tenth back", "x"),
+        "x churn .2": ("x, a fifth back", "x"),
+        "then v .5": ("x until t = .5, then v", "v"),
+    },
+}
 
 
 def hand_over(first, second, at):
@@ -29,63 +56,146 @@ def hand_over(first, second, at):
     return lambda z, t: (first if t < at else second)(z, t)
 
 
+def own_guesses(velocity, z):
+    """The x_pred of a way from noise z (B, ...) at the times GUESSES: (B, 3, ...)."""
+    seen = {}
+    jit.integrate(velocity, z, STEPS, watch=lambda t, z, x_pred: seen.update({round(t, 2): x_pred}))
+    return torch.stack([seen[t] for t in GUESSES], dim=1)
+
+
+def one_step(velocity, picture, t):
+    """x_pred of a picture that is given fresh noise as at time t."""
+    eps = torch.randn(picture.shape, generator=torch.Generator().manual_seed(3))
+    z = t * picture + (1 - t) * eps
+    return z + (1 - t) * velocity(z, t)
+
+
+def churned(velocity, z, share, until=0.9):
+    """Heun's way, but before each step it goes back from t to (1 - share) t with fresh noise.
+
+    With t0 = (1 - share) t, z t0 / t has noise of deviation (1 - t) t0 / t, and (1 - t0) is due.
+    """
+    generator = torch.Generator().manual_seed(5)
+    for i in range(STEPS):
+        t, t_next = i / STEPS, (i + 1) / STEPS
+        if 0 < t <= until:
+            back = (1 - share) * t
+            missing = (1 - back) ** 2 - ((1 - t) * back / t) ** 2
+            eps = torch.randn(z.shape, generator=generator)
+            z, t = back / t * z + math.sqrt(max(missing, 0)) * eps, back
+        v = velocity(z, t)
+        if i < STEPS - 1:
+            v = (v + velocity(z + (t_next - t) * v, t_next)) / 2
+        z = z + (t_next - t) * v
+    return z
+
+
+def in_parts(work, y, *images):
+    """work(classes, images ...) in batches, as one tensor."""
+    size = SAMPLE["batch_size"]
+    parts = zip(y.split(size), *(each.split(size) for each in images))
+    return torch.cat([work(*part) for part in parts])
+
+
 @torch.no_grad()
-def draw_samples(first, second, at, y):
-    """first, second: (net, flow). Samples as floats, not clipped, and the noise they began with."""
-    net, flow = first
-    noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y)))
+def draw_all(networks, y, noise):
+    """{way: samples (n, C, S, S), not clipped}; networks: {pred: (net, flow)}."""
 
-    def velocity_of(labels):
-        both = (jit.guided_velocity(net, labels, flow, SAMPLE["cfg"], SAMPLE["interval"])
-                for net, flow in (first, second))  # fmt: skip
-        return hand_over(*both, at)
+    def velocity(pred, labels):
+        net, flow = networks[pred]
+        return jit.guided_velocity(net, labels, flow, SAMPLE["cfg"], SAMPLE["interval"])
 
-    how = {part: SAMPLE[part] for part in ("solver", "sampling_steps", "batch_size")}
-    return follow(velocity_of, noise, y, **how), noise
+    def way(first, second, at):
+        def velocity_of(labels):
+            return hand_over(velocity(first, labels), velocity(second, labels), at)
 
+        how = {part: SAMPLE[part] for part in ("solver", "sampling_steps", "batch_size")}
+        return follow(velocity_of, noise, y, **how)
 
-def draw_cell(ax, samples, noise, y, judge_net):
-    """Four samples and their scores, which are returned."""
-    pixels = jit.to_uint8(samples)
-    shown = pixels[[i % len(pixels) for i in SHOWN[:4]]]
-    ax.imshow(mosaic(shown.numpy()), interpolation="nearest")
-    found = dict(recognised=judge.recognised(pixels, y, judge_net),
-                 noise_left=noise_left(samples, noise))  # fmt: skip
-    ax.set_xlabel("\n".join(in_words(score, [value]) for score, value in found.items()))
+    found = {"x": way("x", "x", 1), "v": way("v", "v", 1), "then v .5": way("x", "v", 0.5)}
+    found["mean"] = F.avg_pool2d(found["v"], 3, 1, 1, count_include_pad=False)
+    for at in (0.5, 0.9, 0.96):
+        found[f"then x {at:g}".replace("0.", ".")] = way("v", "x", at)
+    guesses = in_parts(lambda y, z: own_guesses(velocity("v", y), z), y, noise)
+    found |= dict(zip(("own .6", "own .8", "own .92"), guesses.unbind(1)))
+    found["once"] = in_parts(lambda y, x: one_step(velocity("x", y), x, 0.8), y, found["v"])
+    for pred in ("v", "x"):
+        for share in (0.1, 0.2):
+            ways = in_parts(lambda y, z, p=pred, s=share: churned(velocity(p, y), z, s), y, noise)
+            found[f"{pred} churn {share:g}".replace("0.", ".")] = ways
     return found
 
 
-def draw(args):
-    loaded = [jit.load_run(run, "ema1", "cpu") for run in (args.first, args.second)]
-    kinds = {(config["data"], net.shape, flow.noise_scale) for net, flow, config in loaded}
-    jit.check(len(kinds) == 1 and kinds.pop()[0] == "shapes",
-              "Both runs must be on the shapes, of one size and noise scale.")
-    runs = [(net, flow) for net, flow, _ in loaded]
-    y = classes_in_turn(args.n, 10)
-    judge_net, records = judge.load_judge("shapes"), []
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    figure.suptitle("Until t one network samples, then the other goes on")
-    for order, axes in zip((runs, runs[::-1]), figure.subplots(2, len(TIMES))):
-        names = [flow.pred for _, flow in order]
-        axes[0].set_ylabel(" then ".join(names), color=COLOURS[names[0]])
-        for at, ax in zip(TIMES, axes):
-            found = draw_cell(ax, *draw_samples(*order, at, y), y, judge_net)
-            records.append(dict(first=names[0], second=names[1], at=at) | found)
-            alone = {0: PREDICTION[names[1]], 1: PREDICTION[names[0]]}
-            ax.set(xticks=[], yticks=[], title=alone.get(at, f"until t = {at}"))
+def load_networks(seed, runs):
+    """{pred: (net, flow)}: those of ratio 1, as figures/run.py has trained them."""
+    networks = {}
+    for cell in STUDIES["slow"].cells():
+        if cell.at["recipe"] == "ours":
+            folder = runs / network_key(cell, seed, "shapes", False)
+            jit.check(folder.exists(), f"no network of seed {seed}: python figures/run.py slow "
+                      f"--seeds {seed + 1}")  # fmt: skip
+            networks[cell.at["pred"]] = jit.load_run(folder, "ema1", "cpu")[:2]
+    return networks
+
+
+def measure(samples, noise, y, judges):
+    """A record a way."""
+    records = []
+    for way, images in samples.items():
+        pixels = jit.to_uint8(images)
+        found = dict(way=way, noise_left=noise_left(images, noise))
+        for name, net in judges.items():
+            found[name] = judge.recognised(pixels, y, net)
+        found["distance"] = (images - samples["x"]).square().mean().sqrt().item()
+        records.append(found)
+    return records
+
+
+def draw_figure(records, samples):
+    """Each way: four samples of seed 0, and its numbers over the seeds."""
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    title = "v's guess is as bad at t = .6 as at the end; whoever looks with x-prediction sees it"
+    figure.suptitle(title)
+    for (words, ways), axes in zip(ROWS.items(), figure.subplots(len(ROWS), 5)):
+        axes[0].set_ylabel(words, fontsize=10)
+        for (way, (name, pred)), ax in zip(ways.items(), axes):
+            pixels = jit.to_uint8(samples[way])
+            shown = pixels[[i % len(pixels) for i in SHOWN[:4]]]
+            ax.imshow(mosaic(shown.numpy()), interpolation="nearest")
+            ax.set_title(name, fontsize=9.5, color=COLOURS[pred])
+            here = [record for record in records if record["way"] == way]
+            lines = [in_words(score, [record[score] for record in here])
+                     for score in ("recognised", "noise_left", "distance")]  # fmt: skip
+            ax.set_xlabel("\n".join(lines), color=INK)
+            ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-    command = f"python figures/handover.py runs/{args.first.name} runs/{args.second.name}"
-    save(figure, args.out / "handover.png", command, DPI)
-    text = json.dumps(dict(command=command, n=args.n, records=records), indent=1) + "\n"
-    (args.out / "results").mkdir(exist_ok=True)
-    (args.out / "results" / "handover.json").write_text(text)
+    return figure
+
+
+def draw(args):
+    torch.set_num_threads(1)
+    y, records = classes_in_turn(args.n, 10), []
+    judges = judge.load_judges("shapes", 1200, args.runs)
+    for seed in reversed(range(args.seeds)):  # the samples of seed 0 come last, and are shown
+        networks = load_networks(seed, args.runs)
+        noise = jit.image_noise(networks["x"][0].shape, 0, range(args.n))
+        samples = draw_all(networks, y, noise)
+        records += [dict(seed=seed) | found for found in measure(samples, noise, y, judges)]
+    command = f"python figures/handover.py --seeds {args.seeds}"
+    save(draw_figure(records, samples), args.out / "handover.png", command, DPI)
+    lines = ",\n".join(json.dumps(record) for record in records)
+    text = f'{{"command": {json.dumps(command)}, "n": {args.n}, "records": [\n{lines}\n]}}\n'
+    path = args.out / "results" / "handover.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jit.write_whole(path, lambda part: part.write_text(text))
 
 
 def main(words=None):
+    os.environ["OMP_NUM_THREADS"] = "1"
     parser = script_to_out(__doc__)
-    parser.add_argument("first", type=Path, help="folder of a run")
-    parser.add_argument("second", type=Path, help="folder of another")
-    parser.add_argument("--n", type=jit.positive_int, default=300, help="samples of each kind")
+    parser.add_argument("--seeds", type=jit.positive_int, default=1, help="networks of each kind")
+    parser.add_argument("--n", type=jit.positive_int, default=300, help="samples of each way")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "studies", help="of run.py")
     args = parser.parse_args(words)
     return finish(lambda: draw(args))
 

@@ -143,20 +143,27 @@ def fit(draw, classes, steps, n=64, seed=0):
     return net.eval()
 
 
-def load_judge(data, steps=1200, folder=ROOT / "runs"):
+def load_judge(data, steps=1200, folder=ROOT / "runs", seed=0):
     """The judge of shapes or a folder, from an earlier call, else a new one; None: no classes."""
     names = names_of(data)
     if not names:
         return None
-    path = folder / f"judge-{version_of(data)}-{steps}.pt"
+    path = folder / f"judge-{version_of(data)}-{steps}{f'-{seed}' if seed else ''}.pt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         draw = draw_shapes if data == "shapes" else drawer(*read_folder(data, SIZE, False))
-        state = fit(draw, len(names), steps).state_dict()
+        state = fit(draw, len(names), steps, seed=seed).state_dict()
         jit.write_whole(path, functools.partial(torch.save, state))
     net = build(len(names))
     net.load_state_dict(torch.load(path, weights_only=True))
     return net.eval()
+
+
+def load_judges(data, steps=1200, folder=ROOT / "runs"):
+    """{score: judge}: the judge, and one of another seed, to see how much depends on it."""
+    names = ("recognised", "second_judge")
+    judges = {name: load_judge(data, steps, folder, seed) for seed, name in enumerate(names)}
+    return {name: net for name, net in judges.items() if net}
 
 
 @torch.no_grad()

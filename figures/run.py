@@ -9,9 +9,9 @@ Networks lie in runs/studies. Leaves OUT/results/NAME.json, a record a cell and 
 ten samples of each cell: figures/draw.py needs no more. OUT is runs/figures unless --out says
 otherwise, so that a first try does not write over the committed results.
 
-Of each cell: recognised, the share of samples that the judge takes for their class (judge.py);
-noise_left, what is left of the starting noise, also of its parts that are out of reach of the
-network and in reach; loss_over_t, the v-loss of fixed images and noise at studies.TIMES.
+Of each cell: recognised, the share of samples that the judge takes for their class (judge.py), and
+the same by a second judge; noise_left, what is left of the starting noise, also of its parts out of
+reach of the network and in reach; loss_over_t, the v-loss of fixed images and noise at TIMES.
 """
 
 import functools
@@ -157,7 +157,7 @@ def record_key(cell, seed, data, flip):
     return digest(*settings(cell), seed, flip, version_of(data))
 
 
-def measure_real(cell, data, judge_net):
+def measure_real(cell, data, judges):
     """How many real images the judge recognises; and three sets of ten others, of the classes that
     the tiles of a cell show."""
     pixels, y = real_images(jit.open_data(data, shape_of(cell)), 1000, seed=2511)
@@ -165,21 +165,19 @@ def measure_real(cell, data, judge_net):
     sets = [(y == label % (y.max() + 1)).nonzero()[:, 0].tolist() or [0] for label in SHOWN]
     tiles = pixels[[rows[k % len(rows)] for k in range(3) for rows in sets]].numpy()
     found = dict(size=cell.net["size"])
-    if judge_net:
-        held_out = judge.held_out_images(data, cell.net["size"])
-        found["recognised"] = judge.recognised(*held_out, judge_net)
+    for score, net in judges.items():
+        found[score] = judge.recognised(*judge.held_out_images(data, cell.net["size"]), net)
     return found, tiles
 
 
-def measure_cell(cell, net, flow, judge_net):
+def measure_cell(cell, net, flow, judges):
     """The numbers of a cell, and the tiles that its picture shows, uint8 (10, C, S, S)."""
     y, how = classes_in_turn(cell.n, net.classes), SAMPLE | cell.sample
     samples, noise = draw_samples(net, flow, y, **how)
     pixels = jit.to_uint8(samples)
     found = dict(noise_left=noise_left(samples, noise)) | left_by_reach(samples, noise, net)
     found["left_by_length"] = left_by_length(samples, noise, net.patch)
-    if judge_net:
-        found["recognised"] = judge.recognised(pixels, y, judge_net)
+    found |= {score: judge.recognised(pixels, y, each) for score, each in judges.items()}
     tiles = pixels[[i % cell.n for i in SHOWN]]
     if "solver" in cell.at:
         exact, _ = draw_samples(net, flow, y[:10], **how | dict(solver="heun", sampling_steps=512))
@@ -198,7 +196,7 @@ def versions():
     return dict(hardware=f"{hardware}, one core", torch=torch.__version__, commit=commit)
 
 
-def work(cells, seed, data, flip, runs, judge_net):
+def work(cells, seed, data, flip, runs, judges):
     """Train a network, or go on with it; sample and measure its cells. -> [(record, tiles)]
 
     It runs in a process of its own, on one thread.
@@ -224,7 +222,7 @@ def work(cells, seed, data, flip, runs, judge_net):
     if hasattr(net, "g"):
         known["gate"] = net.g(torch.tensor(TIMES)).tolist()
     for cell in cells:
-        numbers, tiles = measure_cell(cell, net, flow, judge_net)
+        numbers, tiles = measure_cell(cell, net, flow, judges)
         record = dict(key=record_key(cell, seed, data, flip), at=cell.at, seed=seed,
                       settings=digest(*settings(cell)))  # fmt: skip
         found.append((record | numbers | known, tiles))
@@ -336,14 +334,14 @@ def run(args):
     header, records, tiles = read_results(path)
     header |= dict(study=args.study, command=command_of(args, own), data=Path(data).name,
                    arguments=own, tiny=args.tiny)  # fmt: skip
-    judge_net = judge.load_judge(data, 1 if args.tiny else 1200, args.runs)
+    judges = judge.load_judges(data, 1 if args.tiny else 1200, args.runs)
     version = digest(version_of(data), shape_of(cells[0]))
     if header.get("version") != version:
-        header["real"], tiles["real"] = measure_real(cells[0], data, judge_net)
+        header["real"], tiles["real"] = measure_real(cells[0], data, judges)
         header["version"] = version
     write_results(path, header, records, tiles)
     jobs = missing(cells, args.seeds, records, data, flip)
-    train_all(name, jobs, args.jobs, (data, flip, args.runs, judge_net),
+    train_all(name, jobs, args.jobs, (data, flip, args.runs, judges),
               lambda found: keep(path, found))
     print(f"{path}: python figures/draw.py {name} --out {args.out}")
 

@@ -1,6 +1,7 @@
 """figures/: what is measured, kept and drawn is so; and the networks of variants.py."""
 
 import inspect
+import itertools
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import backwards
 import denoising
 import draw
 import flow
@@ -26,6 +28,7 @@ import pytest
 import run
 import samples
 import theory
+import three
 import toy_manifold
 import toy_studies
 import torch
@@ -281,7 +284,7 @@ def two_cells(monkeypatch, tmp_path):
     study = Study("A title", lambda: cells, row="pred", column="w", real="row")
     monkeypatch.setitem(STUDIES, "trial", study)
     monkeypatch.setattr(run, "ProcessPoolExecutor", Here)
-    monkeypatch.setattr(judge, "load_judge", lambda *given: judge.build(10).eval())
+    monkeypatch.setattr(judge, "load_judge", lambda *given, **more: judge.build(10).eval())
     words = ["trial", "--tiny", "--runs", "n", "--out", "o"]
     return lambda *more: run.main([*words, *more])
 
@@ -596,7 +599,7 @@ def test_the_best_guess_is_missed_by_nobody(data):
 
 def test_judge_depends_on_content_not_on_the_place(tmp_path, monkeypatch):
     """Other pictures under the same path get another judge; moved ones keep theirs."""
-    monkeypatch.setattr(judge, "fit", lambda draw, classes, steps: judge.build(classes))
+    monkeypatch.setattr(judge, "fit", lambda draw, classes, steps, seed: judge.build(classes))
     for name in "ab":
         for i in range(2):
             save(f"d/{name}/{i}.png", 100 + i, (70 + i, 70))
@@ -693,25 +696,76 @@ def test_pictures_of_a_run():
     assert samples.main(["nowhere"]) == 2
 
 
-def test_handover(monkeypatch):
-    """At t = 0 and 1 one network alone draws, as ever; between, the second from there on."""
-    monkeypatch.setitem(handover.SAMPLE, "sampling_steps", 5)
-    nets = [filled("plain", seed) for seed in (0, 50)]
-    flows = jit.Flow(pred="x", noise_scale=2.0), jit.Flow(pred="v", noise_scale=2.0)
-    parts, y = list(zip(nets, flows)), torch.arange(3)
-    drawn = [handover.draw_samples(*parts, at, y) for at in (0, 0.3, 1)]
-    for (net, flow), (found, noise) in zip(parts[::-1], drawn[::2]):
-        assert torch.equal(found, run.draw_samples(net, flow, y, **SAMPLE)[0])
-        assert torch.equal(noise, 2 * jit.image_noise(net.shape, 0, range(3)))
-    assert not any(torch.equal(drawn[1][0], drawn[i][0]) for i in (0, 2))
+def exact(mean, deviation):
+    """The velocity of data N(mean, deviation^2), whose samples are those of the data."""
+
+    def velocity(z, t):
+        variance = (t * deviation) ** 2 + (1 - t) ** 2
+        return mean + (t * deviation**2 - (1 - t)) / variance * (z - t * mean)
+
+    return velocity
+
+
+def test_ways_of_handover(monkeypatch):
+    """At t = 0 and 1 one network alone draws; between, the second from there on. What is given noise
+    again goes on as the same data; a guess is where the tangent leads."""
     asked = handover.hand_over(lambda z, t: "first", lambda z, t: "second", 0.3)
     assert [asked(None, t) for t in (0, 0.29, 0.3, 1)] == ["first", "first", "second", "second"]
-    monkeypatch.setattr(judge, "load_judge", lambda *given: judge.build(10).eval())
-    make_runs()
-    assert handover.main(["run", "run", "--n", "4", "--out", "o"]) == 0
-    assert Path("o/handover.png").exists() and handover.main(["run", "other"]) == 2
+    velocity, z = exact(0.3, 0.4), normal(4000, 1)
+    for share in (0, 0.1, 0.2):
+        end = handover.churned(velocity, z, share)
+        assert abs(end.mean() - 0.3) < 0.03 and abs(end.std() - 0.4) < 0.03, share
+        assert torch.allclose(end, jit.integrate(velocity, z, 25), atol=1e-5) == (share == 0)
+    once = handover.one_step(exact(0.3, 0.01), 0.3 + 0.01 * z, 0.8)
+    assert abs(once - 0.3).max() < 0.06  # noise of .2 was added, and is gone
+    guesses = handover.own_guesses(exact(0.3, 0), z[:3])
+    assert guesses.shape == (3, 3, 1) and torch.allclose(guesses, torch.tensor(0.3))
+
+
+def test_handover_and_three(monkeypatch):
+    """Two networks, fifteen ways; those that run alone draw as ever. And the three of the first
+    picture."""
+    monkeypatch.setitem(SAMPLE, "sampling_steps", 25)
+    flows = {pred: jit.Flow(pred=pred, noise_scale=1.0) for pred in PREDS}
+    nets = {pred: (filled("plain", seed), flows[pred]) for seed, pred in ((0, "x"), (50, "v"))}
+    y, noise = torch.arange(3), jit.image_noise((3, 16, 16), 0, range(3))
+    found = handover.draw_all(nets, y, noise)
+    assert set(found) == {way for ways in handover.ROWS.values() for way in ways}
+    for pred in ("x", "v"):
+        assert torch.equal(found[pred], run.draw_samples(*nets[pred], y, **SAMPLE)[0])
+    different = [found[way] for way in found if way not in ("own .6", "own .8", "own .92")]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(different, 2))
+    monkeypatch.setattr(judge, "load_judge", lambda *given, **more: judge.build(10).eval())
+    monkeypatch.setattr(handover, "load_networks", lambda seed, runs: nets)
+    assert handover.main(["--seeds", "2", "--n", "3", "--out", "o"]) == 0
     records = json.loads(Path("o/results/handover.json").read_text())["records"]
-    assert len(records) == 14 and records[0].keys() > {"at", "recognised", "noise_left"}
+    assert len(records) == 30 and Path("o/handover.png").exists()
+    assert records[0].keys() == {"seed", "way", "noise_left", "recognised", "second_judge",
+                                 "distance"}  # fmt: skip
+    assert all((record["distance"] == 0) == (record["way"] == "x") for record in records)
+    loaded = lambda folder, *given: (*nets[folder.name], None)  # noqa: E731
+    monkeypatch.setattr(jit, "load_run", loaded)
+    monkeypatch.setattr(three, "network_key", lambda cell, *given: cell.at["pred"])
+    nets["eps"] = filled("plain", 9), flows["eps"]
+    assert three.main(["--runs", "nets", "--out", "o"]) == 2
+    for pred in PREDS:
+        Path("nets", pred).mkdir(parents=True)
+    assert three.main(["--runs", "nets", "--out", "o"]) == 0 and Path("o/three.png").exists()
+
+
+def test_backwards(monkeypatch):
+    """Of an exact velocity a sample comes back to its own noise, and forth to itself."""
+    with monkeypatch.context() as patch:
+        patch.setattr(backwards, "velocity_of", lambda net, flow, y: exact(0.1, 0.5))
+        noise = normal(20, 3, 16, 16)
+        end = backwards.forward(None, None, noise, None)
+        assert torch.allclose(backwards.backward(None, None, end, None), noise, atol=0.02)
+        assert abs(end.mean() - 0.1) < 0.02 and abs(end.std() - 0.5) < 0.01
+    numbers, rows = backwards.measure(filled("plain"), jit.Flow())
+    assert numbers["sample_noise_correlation"] > 0.999 and numbers["sample_error"] < 0.5
+    assert len(rows) == 4 and all(len(row) == 5 for row in rows)
+    make_runs()
+    assert backwards.main(["run", "run", "--out", "o"]) == 0 and Path("o/backwards.png").exists()
 
 
 def test_loss_of_a_run():
