@@ -761,7 +761,7 @@ def test_backwards(monkeypatch):
         end = backwards.forward(None, None, noise, None)
         assert torch.allclose(backwards.backward(None, None, end, None), noise, atol=0.02)
         assert abs(end.mean() - 0.1) < 0.02 and abs(end.std() - 0.5) < 0.01
-    numbers, rows = backwards.measure(filled("plain"), jit.Flow())
+    numbers, rows = backwards.measure(filled("plain"), jit.Flow(pred="v"))
     assert numbers["sample_noise_correlation"] > 0.999 and numbers["sample_error"] < 0.5
     assert len(rows) == 4 and all(len(row) == 5 for row in rows)
     make_runs()
