@@ -3,6 +3,7 @@
 #
 #   figures/gpu_check.sh                     all five parts
 #   figures/gpu_check.sh 1 2                 some of them
+#   OFFICIAL=CLONE figures/gpu_check.sh 3    beside the official code
 #   TINY=1 figures/gpu_check.sh              the script itself, with tiny sizes, on a CPU
 #
 # Leaves report.txt and a few sheets in $OUT, or in runs/gpu; runs lie in a temporary folder.
@@ -86,7 +87,7 @@ for number in ${@:-1 2 3 4 5}; do
        cp "$work/default$flag"/samples-*"$short".png "$out/default$flag.png"
      done ;;
   3) for flag in "" $compile; do
-       part 200 python figures/speed.py $speed $flag
+       part 200 python figures/speed.py $speed $flag ${OFFICIAL:+--official "$OFFICIAL"}
      done ;;
   4) part 60 bash -c make_photos
      for data in shapes "$work/photos"; do  # does the input keep up?
