@@ -281,7 +281,6 @@ def add_flags(parser):
     add("--seeds", default=1, type=positive_int, help="how many seeds to average over")
     add("--seed", type=int, default=0, help="the first of them")
     add("--steps", default=STEPS, type=positive_int, help="training steps")
-    add("--draw", action="store_true", help="train nothing: the picture again, from the numbers")
     add("--out", type=Path, default=Path("runs/figures"), help="folder for the results")
     return parser
 
@@ -292,27 +291,25 @@ def save_records(path, records):
     write_whole(path, lambda part: part.write_text(text))
 
 
-def save_picture(path, figure, command):
-    """A PNG, with the command that draws it inside."""
-    details = dict(format="png", dpi=120, metadata=dict(Description=command))
-    write_whole(path, functools.partial(figure.savefig, **details))
-    print(f"wrote {path}; its numbers are in {path.parent / 'results'}")
-
-
 def parse(words=None):
     style = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = add_flags(argparse.ArgumentParser(description=__doc__, **style))
     parser.add_argument("--dims", type=positive_int, nargs="+", default=DIMS, help="of the space")
+    parser.add_argument("--draw", action="store_true", help="only the picture, from its numbers")
     args = parser.parse_args(words)
+    path = args.out / "results" / "toy_manifold.json"
     if min(args.dims) < 2:
         parser.error("--dims: a plane needs two dimensions")
-    return args
+    if args.draw and args != parser.parse_args(["--draw", "--out", str(args.out)]):
+        parser.error("--draw draws the numbers that are there: leave out all but --out")
+    if args.draw and not path.exists():
+        parser.error(f"there is no {path}: leave out --draw")
+    return args, path
 
 
 def main(words=None):
-    args = parse(words)
+    args, path = parse(words)
     torch.set_num_threads(1)  # such small products gain nothing from more
-    path = args.out / "results" / "toy_manifold.json"
     if not args.draw:
         path.parent.mkdir(parents=True, exist_ok=True)
         seeds = range(args.seed, args.seed + args.seeds)
@@ -325,8 +322,9 @@ def main(words=None):
     records = json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as planes:
         figure = draw_samples(records, {key: plane.astype(float) for key, plane in planes.items()})
-    command = f"python toy_manifold.py --seeds {len(group(records, 'seed'))}"
-    save_picture(args.out / "toy_manifold.png", figure, command)
+    picture = args.out / "toy_manifold.png"
+    write_whole(picture, functools.partial(figure.savefig, format="png", dpi=120))
+    print(f"wrote {picture}; its numbers are in {path.parent}")
 
 
 if __name__ == "__main__":

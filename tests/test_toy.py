@@ -187,6 +187,10 @@ def test_command_leaves_numbers_points_and_picture(capsys):
     picture.unlink()
     toy.main(["--draw"])
     assert picture.read_bytes() == before
+    for words in (["--draw", "--dims", "8"], ["--draw", "--seeds", "2"], ["--draw", "--out", "t"]):
+        with pytest.raises(SystemExit):  # a sentence: of what is there, or there is nothing
+            toy.main(words)
+        assert "--draw" in capsys.readouterr().err.splitlines()[-1] and picture.exists()
 
 
 def test_studies_share_a_file(tmp_path, monkeypatch):
