@@ -1,4 +1,5 @@
 """JiT, "Just image Transformers", in one file: a plain Vision Transformer on pixels draws images.
+
 After "Back to Basics: Let Denoising Generative Models Denoise" (Li & He 2025, arXiv 2511.13720).
 
 JiT is x-prediction with the v-loss: the network predicts the clean image, and training compares
@@ -70,7 +71,7 @@ def convert(output, z, t, pred, clip=T_CLIP):
     """Read a network's output as x, eps or v (pred); returns all three as a dict (paper Table 1).
 
     Two equations tie them, z = t x + (1 - t) eps and v = x - eps: one, and z, give the others.
-    output, z: (B, ...); t: (B,).
+    output, z: (B, ...); t: (B,). Raises ValueError for another pred.
     """
     t = t.view(-1, *[1] * (z.dim() - 1))  # (B, 1, ..., 1)
     noise_share = (1 - t).clamp_min(clip)  # at t = 1 z holds no noise: else a division by 0
@@ -201,7 +202,7 @@ def integrate(velocity, z, steps=50, solver="heun", watch=None):
     velocity: a function (z, t: float) -> v of z's shape. "euler" goes along v for a step, "heun"
     along the mean of v at both ends. The last step is Euler's: at t = 1 z is the image, and
     v = (x - z) / (1 - t) is 0 / 0. watch(t, z, x_pred), if given, sees the way, before each step
-    and at the end; x_pred = z + (1 - t) v is where v leads.
+    and at the end; x_pred = z + (1 - t) v is where v leads. Raises ValueError for another solver.
     """
     if solver not in ("euler", "heun"):
         raise ValueError(f"solver {solver!r} is neither euler nor heun")
@@ -435,7 +436,8 @@ class JiT(nn.Module):
 
 # What differs from the paper and its official code, github.com/LTH14/JiT:
 # 1. All nine prediction/loss pairs; the official code has x-prediction under the v-loss only.
-# 2. On CUDA attention is in bf16, tokens between blocks are in fp32; there mostly the reverse.
+# 2. On CUDA attention is in bf16 and tokens between blocks in fp32; there attention is in fp32, and
+#    tokens in bf16 until the in-context ones join.
 # 3. Guidance is one batch with and without class; where its weight is 1, with class alone.
 # 4. The memory of the averaged weights (EMA) grows with the run, so that short runs can use them.
 # 5. Noise is seeded per step, or per sampled image: runs resume, a sample ignores its batch.
