@@ -175,7 +175,7 @@ def draw_grid(figure, results, cells, most):
         axes[i, 0].set_ylabel(label(study.row, row, cell), color=COLOUR_OF.get(row, INK))
     if results.shows_real:
         draw_real(axes[0], results, most)
-    figure.supxlabel("Samples are unselected, from the same noise in each cell.", fontsize=9)
+    figure.supxlabel("Samples are unselected (seed 0).", fontsize=9)
     return axes
 
 

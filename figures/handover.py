@@ -2,6 +2,7 @@
 
     python figures/run.py slow --seeds 3          trains the networks, among others
     python figures/handover.py --seeds 3
+    python figures/handover.py --draw             the picture again, from the numbers that are there
 
 Samples of x- and v-prediction at ratio 1 from the same noise, drawn in fifteen ways. Measured as in
 figures/run.py; `distance` is the root mean square to what x-prediction alone draws (both from -1 to
@@ -15,14 +16,15 @@ import sys
 from pathlib import Path
 
 import judge
+import numpy as np
 import torch
 import torch.nn.functional as F
 from common import ROOT, classes_in_turn, finish, jit
 from draw import DPI, in_words, mosaic
 from matplotlib.figure import Figure
-from run import follow, network_key, noise_left
+from run import follow, network_key, noise_left, write_results
 from studies import SAMPLE, SHOWN, STUDIES
-from style import COLOURS, INK, save, script_to_out
+from style import COLOURS, INK, find_results, save, script_to_out
 
 STEPS = SAMPLE["sampling_steps"]
 GUESSES = (0.6, 0.8, 0.92)
@@ -37,15 +39,15 @@ ROWS = {  # what a row is about: {way: (its title, the prediction whose colour i
     "an x-network looks, too": {
         "then x .5": ("v until t = .5, then x", "x"),
         "then x .9": ("v until .9, then x", "x"),
-        "then x .96": ("v until .96: one step of x", "x"),
-        "once": ("v's finished picture, noise\nas at .8, one step of x", "x"),
+        "then x .96": ("v, last step by x", "x"),
+        "once": ("finished v, one step of x", "x"),
         "x": ("x alone", "x"),
     },
     "fresh noise on the way; x first": {
-        "v churn .1": ("v, a tenth of t back\neach step, with new noise", "v"),
-        "v churn .2": ("v, a fifth back", "v"),
-        "x churn .1": ("x, a tenth back", "x"),
-        "x churn .2": ("x, a fifth back", "x"),
+        "v churn .1": ("v, t back by a tenth", "v"),
+        "v churn .2": ("v, t back by a fifth", "v"),
+        "x churn .1": ("x, t back by a tenth", "x"),
+        "x churn .2": ("x, t back by a fifth", "x"),
         "then v .5": ("x until t = .5, then v", "v"),
     },
 }
@@ -151,28 +153,35 @@ def measure(samples, noise, y, judges):
     return records
 
 
-def draw_figure(records, samples):
+def tiles_of(samples):
+    """{way: four of its samples, uint8}."""
+    pixels = {way: jit.to_uint8(images) for way, images in samples.items()}
+    return {way: images[[i % len(images) for i in SHOWN[:4]]].numpy()
+            for way, images in pixels.items()}  # fmt: skip
+
+
+def draw_figure(records, tiles):
     """Each way: four samples of seed 0, and its numbers over the seeds."""
-    figure = Figure(figsize=(11, 9), layout="constrained")
-    title = "v's guess is as bad at t = .6 as at the end; whoever looks with x-prediction sees it"
+    figure = Figure(figsize=(11, 9.2), layout="constrained")
+    title = "v's guess is as bad at t = .6 as at the end; an x-network sees it from the same z"
     figure.suptitle(title)
     for (words, ways), axes in zip(ROWS.items(), figure.subplots(len(ROWS), 5)):
         axes[0].set_ylabel(words, fontsize=10)
         for (way, (name, pred)), ax in zip(ways.items(), axes):
-            pixels = jit.to_uint8(samples[way])
-            shown = pixels[[i % len(pixels) for i in SHOWN[:4]]]
-            ax.imshow(mosaic(shown.numpy()), interpolation="nearest")
+            ax.imshow(mosaic(tiles[way]), interpolation="nearest")
             ax.set_title(name, fontsize=9.5, color=COLOURS[pred])
             here = [record for record in records if record["way"] == way]
             lines = [in_words(score, [record[score] for record in here])
-                     for score in ("recognised", "noise_left", "distance")]  # fmt: skip
+                     for score in ("recognised", "noise_left")]  # fmt: skip
+            lines.append(f"distance {sum(r['distance'] for r in here) / len(here):.2f}")
             ax.set_xlabel("\n".join(lines), color=INK)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
     return figure
 
 
-def draw(args):
+def measure_all(args, folder):
+    """handover.json and .npz."""
     torch.set_num_threads(1)
     y, records = classes_in_turn(args.n, 10), []
     judges = judge.load_judges("shapes", 1200, args.runs)
@@ -181,19 +190,24 @@ def draw(args):
         noise = jit.image_noise(networks["x"][0].shape, 0, range(args.n))
         samples = draw_all(networks, y, noise)
         records += [dict(seed=seed) | found for found in measure(samples, noise, y, judges)]
-    command = f"python figures/handover.py --seeds {args.seeds}"
-    save(draw_figure(records, samples), args.out / "handover.png", command, DPI)
-    lines = ",\n".join(json.dumps(record) for record in records)
-    text = f'{{"command": {json.dumps(command)}, "n": {args.n}, "records": [\n{lines}\n]}}\n'
-    path = args.out / "results" / "handover.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    jit.write_whole(path, lambda part: part.write_text(text))
+    header = dict(command=f"python figures/handover.py --seeds {args.seeds}", n=args.n)
+    write_results(folder / "handover.json", header, dict(enumerate(records)), tiles_of(samples))
+
+
+def draw(args):
+    if not args.draw:
+        measure_all(args, args.out / "results")
+    path = find_results(args.out, "handover") / "handover.json"
+    kept = json.loads(path.read_text())
+    figure = draw_figure(kept["records"], dict(np.load(path.with_suffix(".npz"))))
+    save(figure, args.out / "handover.png", kept["command"], DPI)
 
 
 def main(words=None):
     os.environ["OMP_NUM_THREADS"] = "1"
     parser = script_to_out(__doc__)
     parser.add_argument("--seeds", type=jit.positive_int, default=1, help="networks of each kind")
+    parser.add_argument("--draw", action="store_true", help="measure nothing")
     parser.add_argument("--n", type=jit.positive_int, default=300, help="samples of each way")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "studies", help="of run.py")
     args = parser.parse_args(words)

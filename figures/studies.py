@@ -302,6 +302,8 @@ def length():
 FINDINGS = {
     "ratio": "Narrower than a patch, a network cannot put out ε and v; as wide, it does so badly; "
              "x-prediction hardly minds",
+    "slow": "Sixteen times the steps bring v-prediction to what x-prediction has after 4,000",
+    "form": "As many weights in depth help v-prediction less than in width",
     "reach": "Noise out of reach stays, as much as the sampler makes of it; "
              "on top comes what training leaves in reach",
     "nine": "As wide as a patch, a network needs x-prediction, whatever the loss",
@@ -318,7 +320,7 @@ FINDINGS = {
     "ladder": "LayerNorm with GELU is recognised least; the other three are hardly told apart",
     "guidance": "A little guidance makes shapes clearer, much makes them glaring",
     "length": "At ratio 1 patches of ε-prediction burst because the last norm forgets their "
-              "length; without it none does, and ε still fails: wrong colours under grain",
+              "length; with one learned length a token none does, and ε still fails",
     "gate": "Let the network subtract a learned multiple g(t) of z, and ε- and v-prediction work, "
             "too; g is near ±1 / (1 − t) up to t = .5",
 }  # fmt: skip

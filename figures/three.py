@@ -36,8 +36,8 @@ def draw(args):
     rows = [("real", "images", INK, real)]
     for pred, name in (("x", "the image, x"), ("v", "the velocity, v"), ("eps", "the noise, ε")):
         rows.append(("predicts", name, COLOURS[pred], samples_of(pred, args.runs)))
-    title = "Predict the image, and it draws; predict the velocity or the noise, and it fails"
-    figure = new_figure(4.0, title, NOTE)
+    title = "On large patches: predict the image, and it draws; velocity or noise, and it fails"
+    figure = new_figure(3.75, title, NOTE)
     ax = canvas(figure)
     for row, (above, below, colour, images) in enumerate(rows):
         bottom = 0.12 + STEP * (len(rows) - 1 - row)

@@ -739,7 +739,12 @@ def test_handover_and_three(monkeypatch):
     monkeypatch.setattr(handover, "load_networks", lambda seed, runs: nets)
     assert handover.main(["--seeds", "2", "--n", "3", "--out", "o"]) == 0
     records = json.loads(Path("o/results/handover.json").read_text())["records"]
-    assert len(records) == 30 and Path("o/handover.png").exists()
+    picture = Path("o/handover.png")
+    drawn = picture.read_bytes()
+    picture.unlink()
+    monkeypatch.setattr(handover, "load_networks", refuse)
+    assert handover.main(["--draw", "--out", "o"]) == 0 and picture.read_bytes() == drawn
+    assert len(records) == 30
     assert records[0].keys() == {"seed", "way", "noise_left", "recognised", "second_judge",
                                  "distance"}  # fmt: skip
     assert all((record["distance"] == 0) == (record["way"] == "x") for record in records)
