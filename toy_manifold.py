@@ -311,7 +311,6 @@ def main(words=None):
     args, path = parse(words)
     torch.set_num_threads(1)  # such small products gain nothing from more
     if not args.draw:
-        path.parent.mkdir(parents=True, exist_ok=True)
         seeds = range(args.seed, args.seed + args.seeds)
         preds = PREDS + REFERENCES
         configs = [Config(D, pred=pred) for D in sorted(set(args.dims)) for pred in preds]

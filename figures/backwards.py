@@ -93,7 +93,6 @@ def draw(args):
         print(json.dumps(record))
     text = json.dumps(dict(command=command, steps=STEPS, records=records), indent=1) + "\n"
     path = args.out / "results" / "backwards.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     jit.write_whole(path, lambda part: part.write_text(text))
 
 

@@ -307,8 +307,8 @@ FINDINGS = {
     "reach": "Noise out of reach stays, as much as the sampler makes of it; "
              "on top comes what training leaves in reach",
     "nine": "As wide as a patch, a network needs x-prediction, whatever the loss",
-    "dimension": "Texture in more and more dimensions takes away x-prediction's lead, "
-                 "and once it is as strong as the noise, v leads",
+    "dimension": "Texture in more and more dimensions takes away x-prediction's lead; "
+                 "v leads once it is as strong as the noise",
     "predictions_digits": "Digits, patches of 196 numbers: x-prediction draws them clean, "
                           "v-prediction under noise, ε-prediction not",
     "predictions_photos": "Photographs, patches of 192 numbers: colours and textures by x, the "
