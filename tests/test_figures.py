@@ -161,7 +161,7 @@ def test_distance_of_a_solver_is_to_512_steps_of_heun(monkeypatch):
     monkeypatch.setattr(run, "draw_samples", drawn)
     sample = dict(solver="euler", sampling_steps=4)
     cell = Cell(dict(solver="euler", steps=4), NET, sample=sample, n=20)
-    found, _ = run.measure_cell(cell, jit.JiT(**NET, classes=10), jit.Flow(), None)
+    found, _ = run.measure_cell(cell, jit.JiT(**NET, classes=10), jit.Flow(), {})
     assert found["distance"] == pytest.approx(0.25, abs=1 / 127.5)
 
 
