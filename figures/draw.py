@@ -113,13 +113,13 @@ class Results:
 # ---- Tiles ----
 
 
-def mosaic(images):
+def mosaic(images, rows=None):
     """uint8 (n, C, S, S) as one picture (H, W, 3), with white gaps; more than three in two rows."""
     images = images // 6 * 6  # fewer colours than an eye tells apart here: smaller files
     gap = max(1, images.shape[-1] // 16)
     images = np.broadcast_to(images, (len(images), 3, *images.shape[2:])).transpose(0, 2, 3, 1)
     tiles = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    rows = np.split(tiles, 2 if len(images) > 3 else 1)
+    rows = np.split(tiles, rows or (2 if len(images) > 3 else 1))
     return np.vstack([np.hstack(row) for row in rows])[:-gap, :-gap]
 
 
@@ -372,6 +372,26 @@ def draw_study(results):
     return figure
 
 
+def draw_three(results):
+    """README's first picture, of the study `length`: ten samples by x, v and ε at ratio 1."""
+    title = "On large patches: predict the image, and it draws; velocity or noise, and it fails"
+    figure = Figure(figsize=(8.3, 3.9), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    rows = {"real images": (INK, results.tiles["real"][:10])}
+    for pred, name in dict(x="the image, x", v="the velocity, v", eps="the noise, ε").items():
+        at = dict(variant="JiT", pred=pred)
+        (cell,) = [cell for cell in results.cells if cell.at == at]
+        images = results.tiles[results.of(cell)[0]["key"]]
+        rows[f"predicts\n{name}"] = COLOURS[pred], images
+    for ax, (name, (colour, images)) in zip(figure.subplots(len(rows), 1), rows.items()):
+        ax.imshow(mosaic(images, rows=1), interpolation="nearest")
+        ax.set_ylabel(name, rotation=0, ha="right", va="center", color=colour, fontsize=9.5)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    figure.supxlabel("The same network, data, training, sampler. Unselected (seed 0).", fontsize=9)
+    return figure
+
+
 # ---- The page of tables ----
 
 PAGE = """# All numbers of the studies
@@ -434,8 +454,12 @@ def page(folder):
 
 def main(words=None):
     parser = script_to_out(__doc__)
-    parser.add_argument("names", nargs="*", help="of studies; none: only the page of tables")
+    parser.add_argument("names", nargs="*", help="of studies, or three; none: only the tables")
     args = parser.parse_args(words)
+    if "three" in args.names:
+        args.names.remove("three")
+        figure = draw_three(Results("length", find_results(args.out, "length")))
+        save(figure, args.out / "three.png", "python figures/draw.py three", 150)
     for name in args.names:
         results = Results(name, find_results(args.out, name))
         if not results.tiles:  # as of the solvers, which differ by less than one sees

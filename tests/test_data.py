@@ -112,7 +112,8 @@ def test_folder_of_classes():
     assert data.names == ["a", "b"] and data.labels.tolist() == [0, 0, 1]
     assert colours(pixels_of(data)) == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
     assert data.counts == [2, 1] and data.name == str(Path("d").resolve())
-    assert data.summary == f"{data.name}: 3 images, 2 classes, left out: ['.heic', '.txt', 'README']"
+    others = "['.heic', '.txt', 'README']"
+    assert data.summary == f"{data.name}: 3 images, 2 classes, left out: {others}"
     save("d/.hidden.png", "white"), os.chdir("d")
     assert open_data(".").names == ["a", "b"] and open_data(".").summary == data.summary
 
@@ -150,7 +151,7 @@ def test_splits_are_no_classes(names, capsys):
 
 
 def test_splits_further_down(capsys):
-    """CLASS/train and CLASS/test; but beside a car a train is a class, and so is a train station."""
+    """CLASS/train and CLASS/test; but beside a car a train is a class, as is a train station."""
     for name in ("bottle/train/good", "bottle/test/good", "bottle/ground_truth/x"):
         save(f"d/{name}/1.png", "red")
     assert "one of test, train" in refused(capsys, "train", *TINY, "--data", "d")

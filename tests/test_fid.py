@@ -245,7 +245,8 @@ def test_eval_end_to_end(network, weights_file, monkeypatch, capsys):
     net, flow, _ = jit.load_run("r", "ema1", "cpu")
     y = torch.tensor([0, 0, 0, 1, 1])
     mine = torch.cat(list(jit.sample_images(net, y, flow, net.shape, sampling_steps=1)))
-    theirs = torch.stack([jit.crop(Image.fromarray(x.permute(1, 2, 0).numpy()), 16, 3) for x in real])
+    pictures = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in real]
+    theirs = torch.stack([jit.crop(picture, 16, 3) for picture in pictures])
     (a, logits), (b, _) = network(mine), network(theirs)
     a, b = a.double().numpy(), b.double().numpy()
     # Fewer images than features: by way of an n x n product, as in covariance_pair above.

@@ -27,8 +27,8 @@ import numpy as np
 import pytest
 import run
 import samples
+import studies
 import theory
-import three
 import toy_manifold
 import toy_studies
 import torch
@@ -707,8 +707,8 @@ def exact(mean, deviation):
 
 
 def test_ways_of_handover(monkeypatch):
-    """At t = 0 and 1 one network alone draws; between, the second from there on. What is given noise
-    again goes on as the same data; a guess is where the tangent leads."""
+    """At t = 0 and 1 one network alone draws; between, the second from there on. What is given
+    noise again goes on as the same data; a guess is where the tangent leads."""
     asked = handover.hand_over(lambda z, t: "first", lambda z, t: "second", 0.3)
     assert [asked(None, t) for t in (0, 0.29, 0.3, 1)] == ["first", "first", "second", "second"]
     velocity, z = exact(0.3, 0.4), normal(4000, 1)
@@ -722,9 +722,8 @@ def test_ways_of_handover(monkeypatch):
     assert guesses.shape == (3, 3, 1) and torch.allclose(guesses, torch.tensor(0.3))
 
 
-def test_handover_and_three(monkeypatch):
-    """Two networks, fifteen ways; those that run alone draw as ever. And the three of the first
-    picture."""
+def test_handover(monkeypatch):
+    """Two networks, fifteen ways; those that run alone draw as ever."""
     monkeypatch.setitem(SAMPLE, "sampling_steps", 25)
     flows = {pred: jit.Flow(pred=pred, noise_scale=1.0) for pred in PREDS}
     nets = {pred: (filled("plain", seed), flows[pred]) for seed, pred in ((0, "x"), (50, "v"))}
@@ -748,14 +747,21 @@ def test_handover_and_three(monkeypatch):
     assert records[0].keys() == {"seed", "way", "noise_left", "recognised", "second_judge",
                                  "distance"}  # fmt: skip
     assert all((record["distance"] == 0) == (record["way"] == "x") for record in records)
-    loaded = lambda folder, *given: (*nets[folder.name], None)  # noqa: E731
-    monkeypatch.setattr(jit, "load_run", loaded)
-    monkeypatch.setattr(three, "network_key", lambda cell, *given: cell.at["pred"])
-    nets["eps"] = filled("plain", 9), flows["eps"]
-    assert three.main(["--runs", "nets", "--out", "o"]) == 2
-    for pred in PREDS:
-        Path("nets", pred).mkdir(parents=True)
-    assert three.main(["--runs", "nets", "--out", "o"]) == 0 and Path("o/three.png").exists()
+
+
+def test_three_predictions_in_one_picture(monkeypatch, tmp_path):
+    """README's first picture is drawn from committed tiles: real ones, then x, v and eps."""
+    shown, mosaic = [], draw.mosaic
+    seen = lambda images, rows=None: shown.append((images,)) or mosaic(images, rows)  # noqa: E731
+    monkeypatch.setattr(draw, "mosaic", seen)
+    assert draw.main(["three", "--out", str(tmp_path)]) is None
+    results = draw.Results("length", FIGURES / "results")
+    cells = [Cell(dict(variant="JiT", pred=pred), studies.WIDE, dict(pred=pred))
+             for pred in ("x", "v", "eps")]  # fmt: skip
+    keys = [results.of(cell)[0]["key"] for cell in cells]
+    for (images,), key in zip(shown, ["real", *keys]):
+        assert np.array_equal(images, results.tiles[key][:10])
+    assert len(shown) == 4 and (tmp_path / "three.png").exists()
 
 
 def test_backwards(monkeypatch):

@@ -153,7 +153,10 @@ def stop_later(number):
     the middle of writing one torch makes another error of Ctrl-C. There is no limit of time: a
     machine may be busy."""
     log = Path("r/log.jsonl")
-    last = lambda: read_log("r")[-1]["step"] if log.exists() and log.stat().st_size else 0  # noqa: E731
+
+    def last():
+        return read_log("r")[-1]["step"] if log.exists() and log.stat().st_size else 0
+
     process = subprocess.Popen([*PROGRAM, *LONG, "--steps", "1000000"], stderr=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, text=True, start_new_session=True)
     try:
@@ -377,7 +380,8 @@ def test_a_run_keeps_its_data(capsys):
     save("cats/train/a/1.png", "red"), save("cats/train/b/1.png", "blue")
     assert train("--data", "cats/train", "--steps", 1) == 0
     out = next(Path("runs").iterdir())
-    assert out.name == "train-Ti-8-x" and load(out)["config"]["data"] == str(Path("cats/train").resolve())
+    place = str(Path("cats/train").resolve())
+    assert out.name == "train-Ti-8-x" and load(out)["config"]["data"] == place
     Path("cats").rename("moved")
     assert train("--data", "moved/train", "--out", out, "--steps", 2) == 0
     assert load(out)["config"]["data"] == str(Path("moved/train").resolve())
