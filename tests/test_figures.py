@@ -289,7 +289,7 @@ def two_cells(monkeypatch, tmp_path):
     return lambda *more: run.main([*words, *more])
 
 
-def test_a_study_is_trained_and_kept(two_cells, monkeypatch):
+def test_a_study_is_trained_and_kept(quick_sheets, two_cells, monkeypatch):
     """Records, tiles of the right network; a second call does nothing, more seeds are added."""
     assert two_cells() == 0
     path = Path("o/results/trial.json")
@@ -321,7 +321,7 @@ def test_a_study_is_trained_and_kept(two_cells, monkeypatch):
     assert len(tiles) == 4  # those of seed 0 are drawn
 
 
-def test_a_finished_network_is_only_read(two_cells, monkeypatch):
+def test_a_finished_network_is_only_read(quick_sheets, two_cells, monkeypatch):
     """Even where its log is gone: what is measured anew needs no training."""
     assert two_cells() == 0
     Path("o/results/trial.json").unlink()
@@ -340,7 +340,7 @@ def test_a_record_replaces_that_of_its_place():
     assert [(key, tiles[key][0]) for key in records] == [("b", 2), ("c", 3)]
 
 
-def test_own_pictures(monkeypatch):
+def test_own_pictures(monkeypatch, quick_sheets):
     """Of any folder, with classes or none, under a name of its own; what does not fit is told."""
     for i in range(8):
         save(f"far/flat/{i}.png", (30 * i, 255 - 30 * i, 90))
@@ -772,6 +772,7 @@ def test_backwards(monkeypatch):
         end = backwards.forward(None, None, noise, None)
         assert torch.allclose(backwards.backward(None, None, end, None), noise, atol=0.02)
         assert abs(end.mean() - 0.1) < 0.02 and abs(end.std() - 0.5) < 0.01
+    monkeypatch.setattr(backwards, "STEPS", 20)
     numbers, rows = backwards.measure(filled("plain"), jit.Flow(pred="v"))
     assert numbers["sample_noise_correlation"] > 0.999 and numbers["sample_error"] < 0.5
     assert len(rows) == 4 and all(len(row) == 5 for row in rows)
