@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from common import ROOT, classes_in_turn, finish, jit
 from draw import DPI, in_words, mosaic
 from matplotlib.figure import Figure
-from run import follow, network_key, noise_left, write_results
+from run import network_key, noise_left, write_results
 from studies import SAMPLE, SHOWN, STUDIES
 from style import COLOURS, INK, find_results, save, script_to_out
 
@@ -108,11 +108,11 @@ def draw_all(networks, y, noise):
         return jit.guided_velocity(net, labels, flow, SAMPLE["cfg"], SAMPLE["interval"])
 
     def way(first, second, at):
-        def velocity_of(labels):
-            return hand_over(velocity(first, labels), velocity(second, labels), at)
+        def end_of(labels, z):
+            both = velocity(first, labels), velocity(second, labels)
+            return jit.integrate(hand_over(*both, at), z, STEPS, SAMPLE["solver"])
 
-        how = {part: SAMPLE[part] for part in ("solver", "sampling_steps", "batch_size")}
-        return follow(velocity_of, noise, y, **how)
+        return in_parts(end_of, y, noise)
 
     found = {"x": way("x", "x", 1), "v": way("v", "v", 1), "then v .5": way("x", "v", 0.5)}
     found["mean"] = F.avg_pool2d(found["v"], 3, 1, 1, count_include_pad=False)

@@ -150,7 +150,6 @@ def load_judge(data, steps=1200, folder=ROOT / "runs", seed=0):
         return None
     path = folder / f"judge-{version_of(data)}-{steps}{f'-{seed}' if seed else ''}.pt"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         draw = draw_shapes if data == "shapes" else drawer(*read_folder(data, SIZE, False))
         state = fit(draw, len(names), steps, seed=seed).state_dict()
         jit.write_whole(path, functools.partial(torch.save, state))

@@ -195,7 +195,6 @@ def main(words=None):
     torch.set_num_threads(1)
     path = args.out / "results" / "toy_studies.json"
     if args.study:
-        path.parent.mkdir(parents=True, exist_ok=True)
         seeds, configs = range(args.seed, args.seed + args.seeds), configs_of(args.study)
         if args.study == "data":
             records = run_missed(configs, seeds, args.steps)

@@ -4,7 +4,6 @@ import inspect
 import itertools
 import json
 import math
-import re
 import runpy
 import shutil
 import subprocess
@@ -36,7 +35,7 @@ import variants
 from common import version_of
 from conftest import ROOT, normal, save
 from PIL import Image
-from studies import FLOW, PREDS, SAMPLE, SHOWN, STUDIES, TIMES, Cell, Study, digest, settings
+from studies import FLOW, PREDS, SAMPLE, SHOWN, STUDIES, TIMES, Cell, Study, settings
 
 import jit
 

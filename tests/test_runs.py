@@ -4,7 +4,6 @@ or be lost: checkpoints, log and pictures."""
 import argparse
 import copy
 import dataclasses
-import errno
 import functools
 import itertools
 import math
