@@ -11,6 +11,7 @@ To change a label, change LABELS: nothing else depends on it.
 import json
 import sys
 from functools import partial
+from itertools import product
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -182,15 +183,34 @@ def draw_grid(figure, results, cells, most):
 # ---- Plots ----
 
 
+def plot_line(ax, results, cells, x, score, **style):
+    """Mean and spread of a score of some cells, at x(cell)."""
+    found = {x(cell): results.values(cell, score) for cell in cells if results.of(cell)}
+    means, bars = map(np.mean, found.values()), map(spread, found.values())
+    ax.errorbar(list(found), list(means), list(bars), marker="o", **style)
+
+
 def plot_lines(ax, results, coordinate, x, score):
-    """A line for each value of a coordinate: mean and spread of a score, at x(cell)."""
+    """A line for each value of a coordinate."""
     others = iter((INK, GREEN, GREY))
     for value in distinct(results.cells, coordinate):
         cells = [cell for cell in results.cells if cell.at.get(coordinate) == value]
-        found = {x(cell): results.values(cell, score) for cell in cells if results.of(cell)}
-        means, bars = map(np.mean, found.values()), map(spread, found.values())
         style = dict(color=COLOURS.get(value) or next(others), label=label(coordinate, value))
-        ax.errorbar(list(found), list(means), list(bars), marker="o", **style)
+        plot_line(ax, results, cells, x, score, **style)
+
+
+def plot_steps(ax, results, score):
+    """A score against the steps of training; dashed: at twice the rate."""
+    for pred, (rate, line) in product(("x", "v"), {1: "-", 2: "--"}.items()):
+        cells = [cell for cell in results.cells if cell.at["pred"] == pred
+                 and (TRAIN | cell.train)["lr"] == rate * TRAIN["lr"]]  # fmt: skip
+        name = label("pred", pred) + (", rate × 2" if rate == 2 else "")
+        plot_line(ax, results, cells, lambda cell: (TRAIN | cell.train)["steps"], score,
+                  color=COLOURS[pred], linestyle=line, label=name)  # fmt: skip
+    ax.set(xscale="log", xlabel="training steps", title=SCORES[score])
+    ax.set_xticks([4000, 16000, 64000], ["4,000", "16,000", "64,000"])
+    ax.minorticks_off()
+    finish_scores(ax, results, score)
 
 
 def plot_columns(ax, results, score):
@@ -201,6 +221,11 @@ def plot_columns(ax, results, score):
     names = [label(study.column, column).replace(", ", ",\n") for column in columns]
     ax.set_xticks(range(len(columns)), names, fontsize=9)
     ax.set(xlim=(-0.4, len(columns) - 0.6), title=SCORES[score])
+    finish_scores(ax, results, score)
+
+
+def finish_scores(ax, results, score):
+    """The axis of a score, and the legend."""
     if score == "noise_left":
         ax.set_yscale("log")
     else:
@@ -285,27 +310,33 @@ def plot_v_loss(ax, results):
     ax.set(ylim=(0.03, None), ylabel="v-loss of new images")
 
 
-def plot_reach(ax, results, kinds, top):
-    """A bar a cell: noise left out of reach, measured or as the sampler must leave it; and on top
-    what is left in reach."""
-    cells = [cell for cell in results.cells if cell.at["kind"] in kinds and results.of(cell)]
-    names = []
+def plot_reach(ax, results):
+    """A column a cell: noise left out of reach (full), on the bar of what the sampler must leave,
+    and in reach (hollow). At ratio 1 all is in reach."""
+    cells = [cell for cell in results.cells
+             if results.values(cell, "left_in") or cell.at["way"] == "1"]  # fmt: skip
+    kinds = ("x", "linear", "edm", "v", "eps")
+    cells.sort(key=lambda cell: kinds.index(cell.at["kind"]))
+    names, style = [], dict(textcoords="offset points", ha="center", fontsize=8.5)
     for i, cell in enumerate(cells):
-        kind, total = cell.at["kind"], np.mean(results.values(cell, "noise_left"))
-        passes = cell.net["bottleneck"] or cell.net["width"]
-        share = max(0, 1 - passes / numbers_of(cell))
-        outside = share * np.mean(results.values(cell, "left_out") or LEFT[kind])
-        ax.bar(i, outside, color=COLOUR_OF[kind])
-        ax.bar(i, total - outside, bottom=outside, color=COLOUR_OF[kind], alpha=0.35)
-        ax.text(i, total, f"{total:.2f}" if total < 1 else f"{total:.1f}", ha="center", va="bottom")
-        way = dict(patches="1/4\nlarge\npatch").get(cell.at["way"], cell.at["way"])
-        names.append(f"{dict(eps='ε', edm='EDM').get(kind, kind)}\n{way}".replace(" = ", " "))
+        kind, way = cell.at["kind"], cell.at["way"]
+        inside = results.values(cell, "left_in") or results.values(cell, "noise_left")
+        found = [(results.values(cell, "left_out"), COLOUR_OF[kind], 6), (inside, "white", -13)]
+        for values, face, above in found if cell.at["way"] != "1" else found[1:]:
+            mean = np.mean(values)
+            ax.plot(i, mean, "o", color=COLOUR_OF[kind], markerfacecolor=face, markersize=8)
+            ax.annotate(f"{mean:.2g}".replace("0.", "."), (i, mean), (0, above), **style)
+        if cell.at["way"] != "1":
+            ax.hlines(LEFT[kind], i - 0.45, i + 0.45, color=INK, linewidth=1)
+        way = dict(patches="1/4\nlarge\npatch").get(way, way.replace(" = ", " "))
+        names.append(f"{dict(eps='ε', edm='EDM').get(kind, kind)}\n{way}")
     ax.set_xticks(range(len(cells)), names, fontsize=8.5)
-    ax.bar(0, 0, color=GREY, label="out of reach: as the sampler must leave it")
-    ax.bar(0, 0, color=GREY, alpha=0.35, label="the rest: what training left")
-    ax.set(ylabel="noise left", ylim=(0, top))
+    ax.plot([], "o", color=GREY, markersize=8, label="out of reach, measured")
+    ax.hlines([], 0, 0, color=INK, linewidth=1, label="out of reach: the sampler must leave it")
+    ax.plot([], "o", color=GREY, markerfacecolor="white", markersize=8, label="in reach, measured")
+    ax.set(ylabel="noise left", yscale="log", ylim=(0.003, 200), xlim=(-0.7, len(cells) - 0.3))
     ax.set_xlabel("prediction; ratio, or numbers r that a bottleneck lets in", fontsize=8.5)
-    ax.legend(loc="upper center", fontsize=8.5)
+    ax.legend(loc="lower right", fontsize=8.5, ncols=3)
 
 
 def plot_left_by_length(ax, results):
@@ -329,16 +360,15 @@ def plot_left_by_length(ax, results):
 
 PLOTS = dict(
     ratio=(plot_noise_left, plot_v_loss),
-    reach=(partial(plot_reach, kinds=("x", "linear", "edm", "v"), top=1.3),
-           partial(plot_reach, kinds=("eps",), top=62)),
+    reach=(plot_reach,),
     bottleneck=(partial(plot_columns, score="recognised"),
                 partial(plot_columns, score="noise_left")),
-    slow=(partial(plot_columns, score="recognised"), partial(plot_columns, score="v_loss")),
+    slow=(partial(plot_steps, score="recognised"), partial(plot_steps, score="v_loss")),
     gate=(plot_gates,), dimension=(plot_lead,),
     length=(plot_left_by_length,),
 )  # fmt: skip
 # Of the tiles, where they are not all of the plots and the table.
-ROWS = dict(ratio=(0.25, 1, 4), reach=("1/4",), bottleneck=("x", "v"), shift=("x", "v"))
+ROWS = dict(ratio=(0.25, 1, 4), reach=("1/4",), bottleneck=("x", "v"))
 
 
 def draw_study(results):

@@ -309,8 +309,8 @@ FINDINGS = {
              "x-prediction hardly minds",
     "slow": "Sixteen times the steps bring v-prediction to what x-prediction has after 4,000",
     "form": "As many weights in depth help v-prediction less than in width",
-    "reach": "Noise out of reach stays, as much as the sampler makes of it; "
-             "on top comes what training leaves in reach",
+    "reach": "Out of reach the sampler alone decides how much noise stays; "
+             "in reach training does",
     "nine": "As wide as a patch, a network needs x-prediction, whatever the loss",
     "dimension": "Texture in more and more dimensions takes away x-prediction's lead; "
                  "v leads once it is as strong as the noise",
@@ -320,9 +320,6 @@ FINDINGS = {
                           "same under noise by v, bursts by ε",
     "bottleneck": "Let in 4 of a patch's 192 numbers: x-prediction is recognised no less; "
                   "of ε and v the noise that is shut out stays",
-    "shift": "No μ mends v-prediction; x-prediction from μ = 0 to −0.8 alike, "
-             "at −1.2, trained mostly on noise, worse",
-    "ladder": "LayerNorm with GELU is recognised least; the other three are hardly told apart",
     "guidance": "A little guidance makes shapes clearer, much makes them glaring",
     "length": "At ratio 1 patches of ε-prediction burst because the last norm forgets their "
               "length; with one learned length a token none does, and ε still fails",

@@ -450,25 +450,23 @@ def test_points_of_the_ratio_are_its_numbers():
         assert list(line[0].get_xdata()) == [1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 4]
 
 
-def test_bars_of_what_is_out_of_reach(tmp_path):
-    """From the committed numbers, which do not know left_out: as the sampler must leave it; on top
-    the rest. Where it was measured, that."""
-    def bars(results):
-        ax = draw.Figure().subplots()
-        draw.plot_reach(ax, results, ("eps", "v"), 50)
-        found = [bar.get_height() for bar in ax.patches]
-        return found[:28:2], found[1:28:2]
-
-    outside, inside = bars(results_of("reach"))
-    by_hand = [0.75, 0.75 * 49.025, 0.5, 24.51, 0.25, 12.26, 0, 0]  # v and eps at 1/4, 1/2, 3/4, 1
-    by_hand += [0.75, 36.77, 5 / 6, 40.85, 1 / 3, 16.34]  # by larger patches, r = 32 and 128
-    assert outside == pytest.approx(by_hand, rel=1e-3)
-    assert outside[0] + inside[0] == pytest.approx(0.779, abs=1e-3)
-    header, records, tiles = run.read_results(FIGURES / "results" / "reach.json")
-    records = {key: record | dict(left_out=2.0) for key, record in records.items()}
-    run.write_results(tmp_path / "reach.json", header, records, tiles)
-    outside, _ = bars(draw.Results("reach", tmp_path))
-    assert outside[:8] == pytest.approx([1.5, 1.5, 1, 1, 0.5, 0.5, 0, 0])
+def test_points_out_of_reach_and_in_reach():
+    """Out of reach what the sampler must leave, to four digits; in reach the mean of the records,
+    at ratio 1, where all is in reach, of noise_left."""
+    ax, records = draw.Figure().subplots(), results_of("reach").records
+    draw.plot_reach(ax, results_of("reach"))
+    names = [text.get_text().split("\n") for text in ax.get_xticklabels()]
+    points = [(line.get_xydata()[0], line.get_markerfacecolor())
+              for line in ax.lines if len(line.get_xdata())]  # fmt: skip
+    full = {names[int(x)][0]: y for (x, y), face in points if face != "white"}
+    by_hand = dict(x=0.0088, linear=0.3722, EDM=0.4936, v=1, ε=49.025)
+    assert full == pytest.approx(by_hand, rel=2e-3)
+    hollow = {tuple(names[int(x)]): y for (x, y), face in points if face == "white"}
+    for name, way, score in [("v", "1/4", "left_in"), ("ε", "1/2", "left_in"),
+                             ("v", "1", "noise_left"), ("ε", "1", "noise_left")]:  # fmt: skip
+        at = dict(way=way, kind=dict(ε="eps").get(name, name))
+        found = [r[score] for r in records if r["at"] == at and score in r]
+        assert hollow[name, way] == pytest.approx(np.mean(found))
 
 
 def test_lead_of_x_against_burden():
