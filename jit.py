@@ -180,7 +180,7 @@ def guided_velocity(net, y, flow, cfg=2.0, interval=(0.1, 1.0)):
 
     v_none + cfg (v_class - v_none) exaggerates what the class adds: clearer images, less variety
     (Ho & Salimans 2022). Only for t inside the interval (Kynkaanniemi et al. 2024): at t near 0,
-    where z is nearly all noise, it would make the images of a class alike.
+    where z is nearly all noise, it would make the images of a class more alike.
     """
     low, high = interval
 

@@ -260,11 +260,11 @@ def plot_lead(ax, results):
     for k in distinct(results.cells, "k"):
         x, v = by_place["x", k], by_place["v", k]
         pairs = zip(results.values(x, "v_loss"), results.values(v, "v_loss"))
-        for lead in [of_v - of_x for of_x, of_v in pairs]:
-            place = burden(v) - burden(x), lead
-            ax.plot(*place, "o", color=INK)
-            ax.annotate(label("k", k).replace("\n", " "), place, xytext=(6, -9),
-                        textcoords="offset points", fontsize=8.5)  # fmt: skip
+        leads = [of_v - of_x for of_x, of_v in pairs]
+        place = burden(v) - burden(x)
+        ax.plot([place] * len(leads), leads, "o", color=INK)
+        ax.annotate(label("k", k).replace("\n", " "), (place, np.mean(leads)), (6, -9),
+                    textcoords="offset points", fontsize=8.5)  # fmt: skip
     ax.axhline(0, color=GREY, linewidth=1)
     ax.axvline(0, color=GREY, linewidth=1)
     ax.set(xlabel="how much more of z the output holds with v than with x (burden)",

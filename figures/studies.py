@@ -311,9 +311,9 @@ FINDINGS = {
     "form": "As many weights in depth help v-prediction less than in width",
     "reach": "Out of reach the sampler alone decides how much noise stays; "
              "in reach training does",
-    "nine": "As wide as a patch, a network needs x-prediction, whatever the loss",
+    "nine": "As wide as a patch, x-prediction leads, whatever the loss",
     "dimension": "Texture in more and more dimensions takes away x-prediction's lead; "
-                 "v leads once it is as strong as the noise",
+                 "as strong as the noise, it leaves none",
     "predictions_digits": "Digits, patches of 196 numbers: x-prediction draws them clean, "
                           "v-prediction under noise, ε-prediction not",
     "predictions_photos": "Photographs, patches of 192 numbers: colours and textures by x, the "

@@ -470,13 +470,14 @@ def test_points_out_of_reach_and_in_reach():
 
 
 def test_lead_of_x_against_burden():
-    """From the committed numbers: ahead by .032 without texture, behind where it is strong."""
+    """From the committed numbers: ahead by .032 without texture, level where it is strong."""
     ax = draw.Figure().subplots()
     draw.plot_lead(ax, results_of("dimension"))
-    points = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"]
+    points = [line.get_xydata().mean(0) for line in ax.lines if line.get_marker() == "o"]
     found = {text.get_text(): point for text, point in zip(ax.texts, points, strict=True)}
-    assert found["k = 0"] == pytest.approx([2.96, 0.032], abs=0.005)
-    assert found["k = 192, strength 1"] == pytest.approx([-1.82, -0.0038], abs=0.005)
+    for name, burdens, lead in [("k = 0", 2.96, 0.032), ("k = 192, strength 1", -1.82, -0.0023)]:
+        assert found[name][0] == pytest.approx(burdens, abs=0.005)
+        assert found[name][1] == pytest.approx(lead, abs=5e-4)
 
 
 @pytest.mark.parametrize("kept, ending", [
