@@ -137,8 +137,9 @@ def below(cell, results):
     return "\n".join(lines + paper)
 
 
-def draw_cell(ax, results, cell, most):
-    """Tiles of a cell, of its first seed, in the colour of its prediction; its numbers below."""
+def draw_cell(ax, results, cell, most, size=9.5):
+    """Tiles of a cell, of its first seed, in the colour of its prediction; its numbers below, of
+    this size."""
     records = results.of(cell)
     if records:
         images = results.tiles[records[0]["key"]][:most]
@@ -147,7 +148,7 @@ def draw_cell(ax, results, cell, most):
         ax.text(0.5, 0.5, "not run here", color=GREY, ha="center", transform=ax.transAxes)
     if "pred" in cell.at:
         ax.spines[:].set(visible=True, color=COLOURS[cell.at["pred"]], linewidth=2)
-    ax.set_xlabel(below(cell, results), fontsize=9.5)
+    ax.set_xlabel(below(cell, results), fontsize=size)
 
 
 def draw_real(axes, results, most):
@@ -170,7 +171,7 @@ def draw_grid(figure, results, cells, most):
     for cell in cells:
         row, column = cell.at.get(study.row), cell.at.get(study.column)
         i, j = rows.index(row) + results.shows_real, columns.index(column)
-        draw_cell(axes[i, j], results, cell, most)
+        draw_cell(axes[i, j], results, cell, most, 9.5 if len(columns) < 7 else 8.5)
         name = label(study.column, column)
         axes[int(results.shows_real), j].set_title(name, color=COLOUR_OF.get(column, INK))
         axes[i, 0].set_ylabel(label(study.row, row, cell), color=COLOUR_OF.get(row, INK))

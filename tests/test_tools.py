@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -87,7 +88,8 @@ def test_data_sets_are_there_as_a_whole_or_not_at_all(archives, tmp_path, monkey
 
 def test_gpu_check_runs_on_a_cpu():
     """One of its parts, with tiny sizes; `TINY=1 figures/gpu_check.sh` runs all, in 45 seconds."""
-    environment = os.environ | dict(TINY="1", OUT=str(Path("out").resolve()))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # this Python is its `python`
+    environment = os.environ | dict(TINY="1", OUT=str(Path("out").resolve()), PATH=path)
     command = ["bash", ROOT / "figures" / "gpu_check.sh", "2"]
     assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
     report = Path("out/report.txt").read_text()
