@@ -461,12 +461,27 @@ def test_points_out_of_reach_and_in_reach():
     full = {names[int(x)][0]: y for (x, y), face in points if face != "white"}
     by_hand = dict(x=0.0088, linear=0.3722, EDM=0.4936, v=1, ε=49.025)
     assert full == pytest.approx(by_hand, rel=2e-3)
+    bars = [each.get_segments()[0][0] for each in ax.collections if len(each.get_segments())]
+    assert {names[round(x + 0.45)][0]: y for x, y in bars} == pytest.approx(by_hand, rel=2e-3)
     hollow = {tuple(names[int(x)]): y for (x, y), face in points if face == "white"}
     for name, way, score in [("v", "1/4", "left_in"), ("ε", "1/2", "left_in"),
                              ("v", "1", "noise_left"), ("ε", "1", "noise_left")]:  # fmt: skip
         at = dict(way=way, kind=dict(ε="eps").get(name, name))
         found = [r[score] for r in records if r["at"] == at and score in r]
         assert hollow[name, way] == pytest.approx(np.mean(found))
+
+
+def test_lines_against_the_steps_of_training():
+    """v at our rate after 4,000, 16,000 and 64,000 steps; at twice the rate after 4,000, 16,000."""
+    ax, records = draw.Figure().subplots(), results_of("slow").records
+    draw.plot_steps(ax, results_of("slow"), "recognised")
+    lines = {each.get_label(): each[0].get_xydata() for each in ax.containers}
+    for rate, recipes in {"": dict(ours=4000, long=16000, longest=64000),
+                          ", rate × 2": dict(fast=4000, both=16000)}.items():  # fmt: skip
+        by_hand = [(steps, np.mean([record["recognised"] for record in records
+                                    if record["at"] == dict(pred="v", recipe=recipe)]))
+                   for recipe, steps in recipes.items()]  # fmt: skip
+        assert lines[f"v-prediction{rate}"] == pytest.approx(np.array(by_hand))
 
 
 def test_lead_of_x_against_burden():
