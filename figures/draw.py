@@ -164,6 +164,7 @@ def draw_grid(figure, results, cells, most):
     """The tiles of every cell in its row and column, and real images in a row above their names."""
     study = results.study
     rows, columns = distinct(cells, study.row), distinct(cells, study.column)
+    size = 9.5 if len(columns) < 7 else 8.5  # numbers of seven cells must fit side by side
     axes = figure.subplots(len(rows) + results.shows_real, len(columns), squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -171,7 +172,7 @@ def draw_grid(figure, results, cells, most):
     for cell in cells:
         row, column = cell.at.get(study.row), cell.at.get(study.column)
         i, j = rows.index(row) + results.shows_real, columns.index(column)
-        draw_cell(axes[i, j], results, cell, most, 9.5 if len(columns) < 7 else 8.5)
+        draw_cell(axes[i, j], results, cell, most, size)
         name = label(study.column, column)
         axes[int(results.shows_real), j].set_title(name, color=COLOUR_OF.get(column, INK))
         axes[i, 0].set_ylabel(label(study.row, row, cell), color=COLOUR_OF.get(row, INK))
@@ -219,7 +220,7 @@ def plot_columns(ax, results, score):
     study = results.study
     columns = distinct(results.cells, study.column)
     plot_lines(ax, results, study.row, lambda cell: columns.index(cell.at[study.column]), score)
-    names = [label(study.column, column).replace(", ", ",\n") for column in columns]
+    names = [label(study.column, column) for column in columns]
     ax.set_xticks(range(len(columns)), names, fontsize=9)
     ax.set(xlim=(-0.4, len(columns) - 0.6), title=SCORES[score])
     finish_scores(ax, results, score)
@@ -314,21 +315,24 @@ def plot_v_loss(ax, results):
 def plot_reach(ax, results):
     """A column a cell: noise left out of reach (full), on the bar of what the sampler must leave,
     and in reach (hollow). At ratio 1 all is in reach."""
-    cells = [cell for cell in results.cells
-             if results.values(cell, "left_in") or cell.at["way"] == "1"]  # fmt: skip
     kinds = ("x", "linear", "edm", "v", "eps")
-    cells.sort(key=lambda cell: kinds.index(cell.at["kind"]))
+    cells = [cell for kind in kinds for cell in results.cells
+             if cell.at["kind"] == kind and results.of(cell)]  # fmt: skip
     names, style = [], dict(textcoords="offset points", ha="center", fontsize=8.5)
+
+    def point(i, values, colour, face, above):
+        mean = np.mean(values)
+        ax.plot(i, mean, "o", color=colour, markerfacecolor=face, markersize=8)
+        ax.annotate(f"{mean:.2g}".replace("0.", "."), (i, mean), (0, above), **style)
+
     for i, cell in enumerate(cells):
-        kind, way = cell.at["kind"], cell.at["way"]
-        inside = results.values(cell, "left_in") or results.values(cell, "noise_left")
-        found = [(results.values(cell, "left_out"), COLOUR_OF[kind], 6), (inside, "white", -13)]
-        for values, face, above in found if cell.at["way"] != "1" else found[1:]:
-            mean = np.mean(values)
-            ax.plot(i, mean, "o", color=COLOUR_OF[kind], markerfacecolor=face, markersize=8)
-            ax.annotate(f"{mean:.2g}".replace("0.", "."), (i, mean), (0, above), **style)
-        if cell.at["way"] != "1":
+        kind, way, colour = cell.at["kind"], cell.at["way"], COLOUR_OF[cell.at["kind"]]
+        outside = results.values(cell, "left_out")
+        if outside:
+            point(i, outside, colour, colour, 6)
             ax.hlines(LEFT[kind], i - 0.45, i + 0.45, color=INK, linewidth=1)
+        inside = results.values(cell, "left_in") or results.values(cell, "noise_left")
+        point(i, inside, colour, "white", -13)
         way = dict(patches="1/4\nlarge\npatch").get(way, way.replace(" = ", " "))
         names.append(f"{dict(eps='ε', edm='EDM').get(kind, kind)}\n{way}")
     ax.set_xticks(range(len(cells)), names, fontsize=8.5)

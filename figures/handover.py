@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from common import ROOT, classes_in_turn, finish, jit
 from draw import DPI, in_words, mosaic
 from matplotlib.figure import Figure
-from run import network_key, noise_left, write_results
+from run import in_parts, network_key, noise_left, write_results
 from studies import SAMPLE, SHOWN, STUDIES
 from style import COLOURS, INK, find_results, save, script_to_out
 
@@ -92,16 +92,10 @@ def churned(velocity, z, share, until=0.9):
     return z
 
 
-def in_parts(work, y, *images):
-    """work(classes, images ...) in batches, as one tensor."""
-    size = SAMPLE["batch_size"]
-    parts = zip(y.split(size), *(each.split(size) for each in images))
-    return torch.cat([work(*part) for part in parts])
-
-
 @torch.no_grad()
 def draw_all(networks, y, noise):
     """{way: samples (n, C, S, S), not clipped}; networks: {pred: (net, flow)}."""
+    size = SAMPLE["batch_size"]
 
     def velocity(pred, labels):
         net, flow = networks[pred]
@@ -112,19 +106,20 @@ def draw_all(networks, y, noise):
             both = velocity(first, labels), velocity(second, labels)
             return jit.integrate(hand_over(*both, at), z, STEPS, SAMPLE["solver"])
 
-        return in_parts(end_of, y, noise)
+        return in_parts(end_of, size, y, noise)
 
     found = {"x": way("x", "x", 1), "v": way("v", "v", 1), "then v .5": way("x", "v", 0.5)}
     found["mean"] = F.avg_pool2d(found["v"], 3, 1, 1, count_include_pad=False)
     for at in (0.5, 0.9, 0.96):
         found[f"then x {at:g}".replace("0.", ".")] = way("v", "x", at)
-    guesses = in_parts(lambda y, z: own_guesses(velocity("v", y), z), y, noise)
+    guesses = in_parts(lambda y, z: own_guesses(velocity("v", y), z), size, y, noise)
     found |= dict(zip(("own .6", "own .8", "own .92"), guesses.unbind(1)))
-    found["once"] = in_parts(lambda y, x: one_step(velocity("x", y), x, 0.8), y, found["v"])
+    found["once"] = in_parts(lambda y, x: one_step(velocity("x", y), x, 0.8), size, y, found["v"])
     for pred in ("v", "x"):
         for share in (0.1, 0.2):
-            ways = in_parts(lambda y, z, p=pred, s=share: churned(velocity(p, y), z, s), y, noise)
-            found[f"{pred} churn {share:g}".replace("0.", ".")] = ways
+            name = f"{pred} churn {share:g}".replace("0.", ".")
+            found[name] = in_parts(
+                lambda y, z: churned(velocity(pred, y), z, share), size, y, noise)  # fmt: skip
     return found
 
 
@@ -155,9 +150,8 @@ def measure(samples, noise, y, judges):
 
 def tiles_of(samples):
     """{way: four of its samples, uint8}."""
-    pixels = {way: jit.to_uint8(images) for way, images in samples.items()}
-    return {way: images[[i % len(images) for i in SHOWN[:4]]].numpy()
-            for way, images in pixels.items()}  # fmt: skip
+    return {way: jit.to_uint8(images[[i % len(images) for i in SHOWN[:4]]]).numpy()
+            for way, images in samples.items()}  # fmt: skip
 
 
 def draw_figure(records, tiles):
@@ -173,7 +167,7 @@ def draw_figure(records, tiles):
             here = [record for record in records if record["way"] == way]
             lines = [in_words(score, [record[score] for record in here])
                      for score in ("recognised", "noise_left")]  # fmt: skip
-            lines.append(f"distance {sum(r['distance'] for r in here) / len(here):.2f}")
+            lines.append(f"distance {np.mean([record['distance'] for record in here]):.2f}")
             ax.set_xlabel("\n".join(lines), color=INK)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)

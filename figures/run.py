@@ -106,11 +106,9 @@ def left_by_length(samples, noise, patch):
     return found
 
 
-def follow(velocity_of, noise, y, solver, sampling_steps, batch_size):
-    """Where the way from noise (n, C, S, S) ends; velocity_of: from classes to a velocity."""
-    parts = zip(y.split(batch_size), noise.split(batch_size))
-    return torch.cat([jit.integrate(velocity_of(labels), z, sampling_steps, solver)
-                      for labels, z in parts])  # fmt: skip
+def in_parts(work, size, *tensors):
+    """work(a part of each of the tensors) in batches of this size, as one tensor."""
+    return torch.cat([work(*parts) for parts in zip(*(each.split(size) for each in tensors))])
 
 
 @torch.no_grad()
@@ -120,8 +118,12 @@ def draw_samples(net, flow, y, solver, cfg, sampling_steps, batch_size, interval
     Returns two tensors (n, C, S, S).
     """
     noise = flow.noise_scale * jit.image_noise(net.shape, 0, range(len(y)))
-    velocity_of = functools.partial(jit.guided_velocity, net, flow=flow, cfg=cfg, interval=interval)
-    return follow(velocity_of, noise, y, solver, sampling_steps, batch_size), noise
+
+    def end_of(labels, z):
+        velocity = jit.guided_velocity(net, labels, flow, cfg, interval)
+        return jit.integrate(velocity, z, sampling_steps, solver)
+
+    return in_parts(end_of, batch_size, y, noise), noise
 
 
 @torch.no_grad()

@@ -534,7 +534,7 @@ def test_what_a_sphere_keeps_of_noise_of_a_length():
         length = z.square().mean((1, 2, 3), keepdim=True).sqrt()
         return jit.convert(z / length, z, torch.full((len(z),), float(t)), "eps", flow.t_clip)["v"]
 
-    left = run.follow(lambda y: velocity, noise, torch.zeros(100), "heun", 25, 100) / noise
+    left = jit.integrate(velocity, noise, 25, "heun") / noise
     length = noise.square().mean((1, 2, 3)).sqrt()
     keeps = length > 0.99
     expected = torch.from_numpy(theory.kept_by_sphere(length.numpy())).float()
@@ -765,14 +765,18 @@ def test_handover(monkeypatch):
 def test_three_predictions_in_one_picture(monkeypatch, tmp_path):
     """README's first picture is drawn from committed tiles: real ones, then x, v and eps."""
     shown, mosaic = [], draw.mosaic
-    seen = lambda images, rows=None: shown.append((images,)) or mosaic(images, rows)  # noqa: E731
+
+    def seen(images, rows=None):
+        shown.append(images)
+        return mosaic(images, rows)
+
     monkeypatch.setattr(draw, "mosaic", seen)
     assert draw.main(["three", "--out", str(tmp_path)]) is None
     results = draw.Results("length", FIGURES / "results")
     cells = [Cell(dict(variant="JiT", pred=pred), studies.WIDE, dict(pred=pred))
              for pred in ("x", "v", "eps")]  # fmt: skip
     keys = [results.of(cell)[0]["key"] for cell in cells]
-    for (images,), key in zip(shown, ["real", *keys]):
+    for images, key in zip(shown, ["real", *keys]):
         assert np.array_equal(images, results.tiles[key][:10])
     assert len(shown) == 4 and (tmp_path / "three.png").exists()
 
